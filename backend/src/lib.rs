@@ -1,0 +1,7 @@
+//! vnicd: a virtual NIC for virtual machines.
+//!
+//! A vhost-user-net back end. It serves the virtqueues of a guest on one thread a queue pair and moves packets in
+//! bursts between them and an uplink. `docs/architecture.md` draws the rooms; each folder is one of them.
+
+#![deny(unsafe_code)]
+pub mod memory;
