@@ -5,4 +5,5 @@
 
 #![deny(unsafe_code)]
 pub mod memory;
+pub mod offload;
 pub mod ring;

@@ -1,0 +1,192 @@
+//! The virtio-net header (virtio 1.3, 5.1.6): read once into private memory, judged, and sent on from there.
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4,
+};
+
+use super::Offloads;
+
+/// Bytes of the header with `num_buffers`, as every uplink takes it and modern guests have it.
+pub const HEADER_LEN: usize = 12;
+
+const F_NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
+const F_DATA_VALID: u8 = VIRTIO_NET_HDR_F_DATA_VALID as u8;
+const GSO_NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
+const GSO_TCPV4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
+const GSO_TCPV6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
+const GSO_UDP_L4: u8 = VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
+const GSO_ECN: u8 = VIRTIO_NET_HDR_GSO_ECN as u8;
+
+/// A virtio-net header in private memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetHeader(pub [u8; HEADER_LEN]);
+
+/// Why a frame cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The frame needs work that the receiver did not agree to do.
+    #[error("it needs an offload that was not negotiated")]
+    NotNegotiated,
+    /// The checksum field lies outside the frame.
+    #[error("its checksum field lies outside the frame")]
+    ChecksumOutside,
+    /// Segmentation without a segment size or without a checksum to finish.
+    #[error("it asks for a segmentation that makes no sense")]
+    Segmentation,
+}
+
+impl NetHeader {
+    fn flags(&self) -> u8 {
+        self.0[0]
+    }
+
+    fn gso_type(&self) -> u8 {
+        self.0[1]
+    }
+
+    fn field(&self, at: usize) -> usize {
+        usize::from(u16::from_le_bytes([self.0[at], self.0[at + 1]]))
+    }
+
+    fn gso_size(&self) -> usize {
+        self.field(4)
+    }
+
+    fn csum_start(&self) -> usize {
+        self.field(6)
+    }
+
+    fn csum_offset(&self) -> usize {
+        self.field(8)
+    }
+
+    /// Sets how many receive buffers the frame fills (virtio 1.3, 5.1.6.4: 1 without mergeable buffers).
+    pub fn set_num_buffers(&mut self, n: u16) {
+        self.0[10..].copy_from_slice(&n.to_le_bytes());
+    }
+
+    /// Packets that the frame stands for: its segments, or 1.
+    #[must_use]
+    pub fn segments(&self, frame_len: usize) -> usize {
+        match self.gso_size() {
+            size if self.gso_type() != GSO_NONE && size > 0 => frame_len.div_ceil(size).max(1),
+            _ => 1,
+        }
+    }
+
+    /// Judges the header of a frame of `frame_len` bytes for a receiver that takes `takes`, and clears what means
+    /// nothing to a receiver of packets from a driver.
+    ///
+    /// # Errors
+    /// When the frame cannot be passed on as it is.
+    pub fn judge_from_guest(&mut self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
+        self.0[0] &= F_NEEDS_CSUM;
+        self.set_num_buffers(0);
+        self.judge(frame_len, takes)
+    }
+
+    /// Judges the header of a frame from an uplink for a guest that takes `takes`.
+    ///
+    /// # Errors
+    /// When the guest cannot take the frame as it is: it was queued under the features of another driver.
+    pub fn judge_for_guest(&mut self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
+        self.0[0] &= F_NEEDS_CSUM | F_DATA_VALID;
+        if !takes.csum {
+            // virtio 1.3, 5.1.6.4.1: no flag without GUEST_CSUM. A valid checksum stays valid unsaid.
+            self.0[0] &= !F_DATA_VALID;
+        }
+        self.judge(frame_len, takes)
+    }
+
+    fn judge(&self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
+        let needs_csum = self.flags() & F_NEEDS_CSUM != 0;
+        if needs_csum {
+            if !takes.csum {
+                return Err(HeaderError::NotNegotiated);
+            }
+            if self.csum_start() + self.csum_offset() + 2 > frame_len {
+                return Err(HeaderError::ChecksumOutside);
+            }
+        }
+        let negotiated = match self.gso_type() & !GSO_ECN {
+            GSO_NONE if self.gso_type() == GSO_NONE => return Ok(()),
+            GSO_TCPV4 => takes.tso4,
+            GSO_TCPV6 => takes.tso6,
+            GSO_UDP_L4 if self.gso_type() & GSO_ECN == 0 => takes.uso4 || takes.uso6,
+            _ => return Err(HeaderError::Segmentation),
+        };
+        if !negotiated || (self.gso_type() & GSO_ECN != 0 && !takes.ecn) {
+            return Err(HeaderError::NotNegotiated);
+        }
+        if self.gso_size() == 0 || !needs_csum {
+            return Err(HeaderError::Segmentation);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(flags: u8, gso: u8, gso_size: u16, start: u16, offset: u16) -> NetHeader {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = flags;
+        bytes[1] = gso;
+        bytes[4..6].copy_from_slice(&gso_size.to_le_bytes());
+        bytes[6..8].copy_from_slice(&start.to_le_bytes());
+        bytes[8..10].copy_from_slice(&offset.to_le_bytes());
+        NetHeader(bytes)
+    }
+
+    #[test]
+    fn what_was_not_negotiated_is_refused() {
+        let none = Offloads::default();
+        let csum = Offloads { csum: true, ..none };
+        let tso4 = Offloads { tso4: true, ..csum };
+        let judge = |mut h: NetHeader, takes| h.judge_for_guest(1000, takes);
+        assert_eq!(judge(header(0, 0, 0, 0, 0), none), Ok(()));
+        assert_eq!(judge(header(1, 0, 0, 34, 16), none), Err(HeaderError::NotNegotiated));
+        assert_eq!(judge(header(1, 0, 0, 34, 16), csum), Ok(()));
+        assert_eq!(judge(header(1, GSO_TCPV4, 100, 34, 16), csum), Err(HeaderError::NotNegotiated));
+        assert_eq!(judge(header(1, GSO_TCPV4, 100, 34, 16), tso4), Ok(()));
+        assert_eq!(judge(header(1, GSO_TCPV6, 100, 34, 16), tso4), Err(HeaderError::NotNegotiated));
+        assert_eq!(judge(header(1, GSO_TCPV4 | GSO_ECN, 100, 34, 16), tso4), Err(HeaderError::NotNegotiated));
+        assert_eq!(judge(header(1, GSO_UDP_L4, 100, 34, 6), Offloads::ALL), Ok(()));
+    }
+
+    #[test]
+    fn senseless_headers_are_refused() {
+        let judge = |mut h: NetHeader| h.judge_from_guest(1000, Offloads::ALL);
+        assert_eq!(judge(header(1, 0, 0, 990, 9)), Err(HeaderError::ChecksumOutside));
+        assert_eq!(judge(header(1, 0, 0, u16::MAX, u16::MAX)), Err(HeaderError::ChecksumOutside));
+        assert_eq!(judge(header(1, GSO_TCPV4, 0, 34, 16)), Err(HeaderError::Segmentation));
+        assert_eq!(judge(header(0, GSO_TCPV4, 100, 34, 16)), Err(HeaderError::Segmentation));
+        assert_eq!(judge(header(1, 7, 100, 34, 16)), Err(HeaderError::Segmentation));
+        assert_eq!(judge(header(1, GSO_ECN, 100, 34, 16)), Err(HeaderError::Segmentation));
+        assert_eq!(judge(header(1, GSO_UDP_L4 | GSO_ECN, 100, 34, 16)), Err(HeaderError::Segmentation));
+    }
+
+    #[test]
+    fn a_guest_without_checksum_offload_sees_no_flag() {
+        let mut h = header(F_DATA_VALID, 0, 0, 0, 0);
+        assert_eq!(h.judge_for_guest(60, Offloads::default()), Ok(()));
+        assert_eq!(h.flags(), 0);
+        let mut h = header(F_DATA_VALID, 0, 0, 0, 0);
+        assert_eq!(h.judge_for_guest(60, Offloads { csum: true, ..Offloads::default() }), Ok(()));
+        assert_eq!(h.flags(), F_DATA_VALID);
+    }
+
+    proptest! {
+        #[test]
+        fn a_judged_header_stays_inside_its_frame(bytes: [u8; HEADER_LEN], len in 0usize..70_000) {
+            let mut h = NetHeader(bytes);
+            if h.judge_from_guest(len, Offloads::ALL).is_ok() && h.flags() & F_NEEDS_CSUM != 0 {
+                prop_assert!(h.csum_start() + h.csum_offset() + 2 <= len);
+            }
+        }
+    }
+}
