@@ -6,4 +6,5 @@
 #![deny(unsafe_code)]
 pub mod memory;
 pub mod offload;
+pub mod opener;
 pub mod ring;

@@ -1,0 +1,71 @@
+//! Takes over a socket that whoever started the daemon left open.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+/// A socket taken over.
+#[derive(Debug)]
+pub enum Adopted {
+    /// A front end is at the other end.
+    Connected(UnixStream),
+    /// Front ends connect to it. Non-blocking.
+    Listening(UnixListener),
+}
+
+/// Why a file descriptor cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// Standard input, output and error have another use.
+    #[error("file descriptor {0} is a standard stream: pass a socket as 3 or above")]
+    Standard(RawFd),
+    /// Nothing is open there.
+    #[error("file descriptor {0} is not open: pass an open socket without close-on-exec")]
+    NotOpen(RawFd),
+    /// It is not a Unix stream socket.
+    #[error("file descriptor {0} is no Unix stream socket")]
+    NotUnixStream(RawFd),
+    /// The kernel refused.
+    #[error("file descriptor {fd} cannot be used")]
+    Kernel {
+        /// The descriptor.
+        fd: RawFd,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Takes over the socket `fd`. To be called once for each number.
+///
+/// # Errors
+/// When `fd` is not an open Unix stream socket.
+pub fn adopt(fd: RawFd) -> Result<Adopted, AdoptError> {
+    if fd <= 2 {
+        return Err(AdoptError::Standard(fd));
+    }
+    // SAFETY: the number is only used to ask the kernel about it, which says so if nothing is open there.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_getfd(borrowed).map_err(|_| AdoptError::NotOpen(fd))?;
+    let unix = sockopt::socket_domain(borrowed) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(borrowed) == Ok(SocketType::STREAM);
+    if !unix {
+        return Err(AdoptError::NotUnixStream(fd));
+    }
+    let kernel = |source: io::Error| AdoptError::Kernel { fd, source };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(|e| kernel(e.into()))?;
+    let listening = sockopt::socket_acceptconn(borrowed).map_err(|e| kernel(e.into()))?;
+    // SAFETY: the socket was left open for this process by whoever started it, nothing here owns it, and the caller
+    // hands it over once.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    if !listening {
+        return Ok(Adopted::Connected(owned.into()));
+    }
+    let listener = UnixListener::from(owned);
+    listener.set_nonblocking(true).map_err(kernel)?;
+    Ok(Adopted::Listening(listener))
+}

@@ -1,0 +1,131 @@
+//! Interface requests of the kernel (netdevice(7)) and the TUN driver, each a safe function on a checked name.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// linux/sockios.h; not in the libc crate.
+const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+
+const EMPTY: libc::ifreq =
+    libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 } };
+
+/// An interface name that fits the kernel (at most 15 bytes, no slash, no space).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IfName(String);
+
+impl IfName {
+    pub(super) fn new(name: &str) -> Option<Self> {
+        let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ && name != "." && name != "..";
+        let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        (fits && plain).then(|| Self(name.to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn request(&self) -> libc::ifreq {
+        let mut request = EMPTY;
+        for (to, from) in request.ifr_name.iter_mut().zip(self.0.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request
+    }
+}
+
+/// A socket that interface requests go through.
+pub(super) struct Interfaces(OwnedFd);
+
+impl Interfaces {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self(rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?))
+    }
+
+    /// Index of the interface, or none if it does not exist.
+    pub(super) fn index(&self, name: &IfName) -> io::Result<Option<i32>> {
+        match self.call(libc::SIOCGIFINDEX, name.request()) {
+            // SAFETY: SIOCGIFINDEX fills ifru_ifindex; all bit patterns are an int.
+            Ok(answer) => Ok(Some(unsafe { answer.ifr_ifru.ifru_ifindex })),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Brings the interface up.
+    pub(super) fn set_up(&self, name: &IfName) -> io::Result<()> {
+        let mut request = self.call(libc::SIOCGIFFLAGS, name.request())?;
+        // SAFETY: SIOCGIFFLAGS filled ifru_flags; all bit patterns are a short.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+        self.call(libc::SIOCSIFFLAGS, request).map(drop)
+    }
+
+    /// Whether an interface that is up has a carrier.
+    pub(super) fn is_running(&self, name: &IfName) -> io::Result<bool> {
+        let answer = self.call(libc::SIOCGIFFLAGS, name.request())?;
+        // SAFETY: SIOCGIFFLAGS filled ifru_flags; all bit patterns are a short.
+        let flags = unsafe { answer.ifr_ifru.ifru_flags };
+        Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
+    }
+
+    /// Makes the interface with this index a port of `bridge`.
+    pub(super) fn add_to_bridge(&self, bridge: &IfName, index: i32) -> io::Result<()> {
+        let mut request = bridge.request();
+        request.ifr_ifru.ifru_ifindex = index;
+        match self.call(SIOCBRADDIF, request) {
+            // EBUSY: it is a port of a bridge already; of this one, or the caller was told to mend it.
+            Err(e) if e.raw_os_error() != Some(libc::EBUSY) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn call(&self, number: libc::Ioctl, mut request: libc::ifreq) -> io::Result<libc::ifreq> {
+        // SAFETY: every number passed in this file takes a pointer to an ifreq, which is initialised and ours.
+        let status = unsafe { libc::ioctl(self.0.as_raw_fd(), number, &raw mut request) };
+        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(request) }
+    }
+}
+
+/// Makes `tun` a queue of the interface `name`, with `flags` of the TUN driver; answers the name that it got.
+pub(super) fn set_iff(tun: impl AsFd, name: &IfName, flags: i32) -> io::Result<IfName> {
+    let mut request = name.request();
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes the ifreq, which is initialised and ours.
+    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let got = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8(got).ok().and_then(|n| IfName::new(&n)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Sets the length of the header before each frame of a TAP, in bytes.
+pub(super) fn set_vnet_header_len(tun: impl AsFd, len: libc::c_int) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which is ours.
+    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Tells the kernel which unfinished frames the reader of a TAP takes (`TUN_F_*`).
+pub(super) fn set_offload(tun: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_the_kernel_refuses_are_refused() {
+        assert!(IfName::new("vnic%d").is_some());
+        for bad in ["", ".", "..", "a/b", "a b", "sixteen-letters-", "a:b", "ü"] {
+            assert!(IfName::new(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Opens the socket that front ends connect to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Longest socket path that the kernel takes, in bytes (unix(7)).
+const MAX_PATH: usize = 107;
+
+/// Which socket to open.
+#[derive(Clone, Debug)]
+pub struct ListenRequest {
+    /// Path of the socket.
+    pub path: PathBuf,
+    /// Permission bits of the socket.
+    pub mode: Option<u32>,
+    /// Group of the socket.
+    pub group: Option<u32>,
+}
+
+/// A listening socket. Removed from the file system when dropped, if it is still the one that was made.
+#[derive(Debug)]
+pub struct Listening {
+    /// The listener, non-blocking.
+    pub listener: UnixListener,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+/// Why a socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The path does not fit the kernel's address.
+    #[error("socket path '{path}' has {len} bytes, at most {MAX_PATH} are possible: choose a shorter one")]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Another program listens there.
+    #[error("socket '{0}' is in use: another program listens on it; choose another path, or end that program")]
+    Live(PathBuf),
+    /// Something else than a socket is there.
+    #[error("'{0}' exists and is not a socket: choose another path, or remove it")]
+    NotSocket(PathBuf),
+    /// The directory is not there.
+    #[error("the directory of socket '{0}' does not exist: make it first")]
+    NoDirectory(PathBuf),
+    /// Anything else the kernel refused.
+    #[error("cannot {what} socket '{path}'")]
+    Kernel {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens a listening socket. A stale one (nobody listens) is replaced.
+///
+/// # Errors
+/// When the path is too long, in use, not a socket, or the kernel refuses.
+pub fn listen(request: &ListenRequest) -> Result<Listening, ListenError> {
+    let path = &request.path;
+    let len = path.as_os_str().len();
+    if len > MAX_PATH {
+        return Err(ListenError::TooLong { path: path.clone(), len });
+    }
+    let kernel = |what| move |source| ListenError::Kernel { path: path.clone(), what, source };
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ListenError::NoDirectory(path.clone()),
+        io::ErrorKind::AddrInUse => ListenError::Live(path.clone()),
+        _ => kernel("open")(source),
+    })?;
+    listener.set_nonblocking(true).map_err(kernel("prepare"))?;
+    let identity = identity(path).map_err(kernel("find again"))?;
+    // From here on a failure removes the socket again.
+    let listening = Listening { listener, path: path.clone(), identity };
+    if let Some(mode) = request.mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(kernel("set the mode of"))?;
+    }
+    if let Some(group) = request.group {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(kernel("set the group of"))?;
+    }
+    Ok(listening)
+}
+
+/// Removes a socket on which nobody listens.
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let kernel = |what| move |source| ListenError::Kernel { path: path.to_owned(), what, source };
+    match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotSocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(kernel("remove the stale"))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(kernel("see who listens on")(e)),
+        _ => Err(ListenError::Live(path.to_owned())),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &Path) -> ListenRequest {
+        ListenRequest { path: path.to_owned(), mode: Some(0o660), group: None }
+    }
+
+    #[test]
+    fn stale_is_replaced_live_is_refused_and_removed_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+
+        let first = listen(&request(&path)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(matches!(listen(&request(&path)), Err(ListenError::Live(_))));
+        drop(first);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_is_no_longer_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = listen(&request(&path)).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn wrong_paths_name_the_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(120));
+        assert!(matches!(listen(&request(&long)), Err(ListenError::TooLong { .. })));
+        assert!(matches!(listen(&request(&dir.path().join("no/s"))), Err(ListenError::NoDirectory(_))));
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(listen(&request(&file)), Err(ListenError::NotSocket(_))));
+    }
+}

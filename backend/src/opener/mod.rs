@@ -1,0 +1,13 @@
+//! Opens what needs rights: TAP devices and listening sockets.
+//!
+//! The only room that needs capabilities. Requests are plain data and answers carry file descriptors, so that it can
+//! become a process of its own.
+
+mod adopt;
+mod ifreq;
+mod listen;
+mod tap;
+
+pub use adopt::{AdoptError, Adopted, adopt};
+pub use listen::{ListenError, ListenRequest, Listening, listen};
+pub use tap::{OpenTapError, OpenedTap, TapRequest, open_tap};

@@ -1,0 +1,173 @@
+//! Opens the queues of a TAP: a new one, or one that an operator made.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::ifreq::{self, IfName, Interfaces};
+
+const TUN_PATH: &str = "/dev/net/tun";
+const HEADER_LEN: libc::c_int = 12;
+
+/// Which TAP to open.
+#[derive(Clone, Debug)]
+pub struct TapRequest {
+    /// Interface name; with `%d` in it the kernel picks a free number.
+    pub name: String,
+    /// Bridge that the TAP becomes a port of.
+    pub bridge: Option<String>,
+    /// Queues to open.
+    pub queues: u16,
+}
+
+/// An open TAP. Every queue is attached.
+#[derive(Debug)]
+pub struct OpenedTap {
+    /// The name that the interface has.
+    pub name: String,
+    /// One descriptor a queue, non-blocking.
+    pub queues: Vec<OwnedFd>,
+    /// Whether the interface was there before.
+    pub existed: bool,
+    /// Whether the kernel can hand over and take UDP frames to be segmented (`TUN_F_USO4`, Linux 6.2).
+    pub uso: bool,
+}
+
+/// Why a TAP could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenTapError {
+    /// A name that no interface can have.
+    #[error("'{0}' is no interface name: 1 to 15 letters without blanks, slashes and colons")]
+    Name(String),
+    /// The TUN driver is not there.
+    #[error("cannot open {TUN_PATH} (is the kernel module 'tun' loaded?)")]
+    Driver(#[source] io::Error),
+    /// No right to make or use the TAP.
+    #[error(
+        "no right to open TAP '{0}': start vnicd with CAP_NET_ADMIN, or make the TAP for its user with \
+         'ip tuntap add dev {0} mode tap multi_queue vnet_hdr user USER'"
+    )]
+    Rights(String),
+    /// The interface is there but is no TAP.
+    #[error("interface '{0}' is not a TAP: name another one, or delete it with 'ip link delete {0}'")]
+    NotTap(String),
+    /// Another program has the TAP open.
+    #[error("TAP '{0}' is in use by another program: name another TAP, or end that program")]
+    Busy(String),
+    /// The bridge is not there.
+    #[error("bridge '{0}' does not exist: make it with 'ip link add {0} type bridge'")]
+    NoBridge(String),
+    /// Anything else the kernel refused.
+    #[error("cannot {what} TAP '{name}'")]
+    Kernel {
+        /// The interface.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens a TAP with its queues, brings it up and puts it on its bridge.
+///
+/// # Errors
+/// When a name is wrong, rights are missing, or the interface is no TAP or is busy.
+pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
+    let name = IfName::new(&request.name).ok_or_else(|| OpenTapError::Name(request.name.clone()))?;
+    let kernel = |what| {
+        let name = request.name.clone();
+        move |source| OpenTapError::Kernel { name, what, source }
+    };
+    let interfaces = Interfaces::open().map_err(kernel("look for"))?;
+    let existed = interfaces.index(&name).map_err(kernel("look for"))?.is_some();
+    let bridge = match &request.bridge {
+        Some(bridge) => {
+            let bridge_name = IfName::new(bridge).ok_or_else(|| OpenTapError::Name(bridge.clone()))?;
+            let index = interfaces.index(&bridge_name).map_err(kernel("look for the bridge of"))?;
+            Some(index.map(|_| bridge_name).ok_or_else(|| OpenTapError::NoBridge(bridge.clone()))?)
+        }
+        None => None,
+    };
+    if existed {
+        refuse_busy(&interfaces, &name)?;
+    }
+
+    let (first, name, multi_queue) = open_first(&name, existed)?;
+    let mut queues = vec![first];
+    if multi_queue {
+        for _ in 1..request.queues {
+            let queue = open_tun()?;
+            ifreq::set_iff(&queue, &name, FLAGS | libc::IFF_MULTI_QUEUE).map_err(kernel("open another queue of"))?;
+            queues.push(queue);
+        }
+    }
+    ifreq::set_vnet_header_len(&queues[0], HEADER_LEN).map_err(kernel("set the header length of"))?;
+    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let uso = ifreq::set_offload(&queues[0], all | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok();
+    ifreq::set_offload(&queues[0], 0).map_err(kernel("reset the offloads of"))?;
+
+    if let Some(bridge) = bridge
+        && let Some(index) = interfaces.index(&name).map_err(kernel("look for"))?
+    {
+        interfaces.add_to_bridge(&bridge, index).map_err(kernel("put on its bridge the"))?;
+    }
+    interfaces.set_up(&name).map_err(|source| match source.raw_os_error() {
+        Some(libc::EPERM) => OpenTapError::Rights(name.as_str().to_owned()),
+        _ => kernel("bring up")(source),
+    })?;
+    Ok(OpenedTap { name: name.as_str().to_owned(), queues, existed, uso })
+}
+
+const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+fn open_tun() -> Result<OwnedFd, OpenTapError> {
+    let tun = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_PATH);
+    tun.map(OwnedFd::from).map_err(OpenTapError::Driver)
+}
+
+/// A multi-queue TAP lets any number of programs open queues of it, which would share its frames: one that has a
+/// carrier is in use.
+fn refuse_busy(interfaces: &Interfaces, name: &IfName) -> Result<(), OpenTapError> {
+    // The carrier is only seen while the interface is up. Whoever may not bring it up learns of that later.
+    let _ = interfaces.set_up(name);
+    match interfaces.is_running(name) {
+        Ok(true) if is_tap(name) => Err(OpenTapError::Busy(name.as_str().to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an existing interface takes one of the two ways in which a TAP can be opened, or says that it is busy.
+fn is_tap(name: &IfName) -> bool {
+    [libc::IFF_MULTI_QUEUE, 0].into_iter().any(|queues| {
+        let opened = open_tun().map(|tun| ifreq::set_iff(&tun, name, FLAGS | queues));
+        match opened {
+            Ok(Ok(_)) => true,
+            Ok(Err(e)) => e.raw_os_error() != Some(libc::EINVAL),
+            Err(_) => false,
+        }
+    })
+}
+
+/// The first queue, with the interface's real name and whether it takes more of them.
+fn open_first(name: &IfName, existed: bool) -> Result<(OwnedFd, IfName, bool), OpenTapError> {
+    let tun = open_tun()?;
+    let wanted = name.as_str().to_owned();
+    let refuse = |source: io::Error| match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenTapError::Rights(wanted.clone()),
+        Some(libc::EBUSY) => OpenTapError::Busy(wanted.clone()),
+        Some(libc::EINVAL) if existed => OpenTapError::NotTap(wanted.clone()),
+        _ => OpenTapError::Kernel { name: wanted.clone(), what: "open", source },
+    };
+    match ifreq::set_iff(&tun, name, FLAGS | libc::IFF_MULTI_QUEUE) {
+        Ok(name) => Ok((tun, name, true)),
+        // EINVAL on an interface that is there: a TAP of one queue, or none at all.
+        Err(e) if existed && e.raw_os_error() == Some(libc::EINVAL) => {
+            let name = ifreq::set_iff(&tun, name, FLAGS).map_err(refuse)?;
+            Ok((tun, name, false))
+        }
+        Err(e) => Err(refuse(e)),
+    }
+}
