@@ -8,3 +8,4 @@ pub mod memory;
 pub mod offload;
 pub mod opener;
 pub mod ring;
+pub mod uplink;

@@ -1,0 +1,114 @@
+//! Where a queue pair's frames go to and come from.
+//!
+//! An uplink is made as two halves, one to send and one to receive, for the two directions are independent. Frames go
+//! straight from and to guest buffers, after a virtio-net header in private memory.
+
+mod tap;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::memory::GuestSlice;
+use crate::offload::{NetHeader, Offloads};
+
+pub use tap::{TapRx, TapTx, tap_pairs};
+
+/// A frame on its way from the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct TxFrame<'a> {
+    /// The judged copy of the guest's header.
+    pub header: NetHeader,
+    /// The guest's buffers.
+    pub slices: &'a [GuestSlice<'a>],
+    /// Bytes at their start that hold the guest's own header and are not sent.
+    pub skip: usize,
+    /// Bytes of the frame, without any header.
+    pub len: usize,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The uplink has it.
+    Done,
+    /// The uplink takes no more now; try again when it is writable.
+    Full,
+    /// The uplink is down: the frame is lost.
+    Down,
+    /// The uplink refused the frame: it is lost.
+    Refused,
+    /// The guest's buffers vanished from under the frame.
+    Fault,
+}
+
+/// What came from the uplink.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A frame. What did not fit the buffers is in `rest`.
+    Frame {
+        /// The uplink's header.
+        header: NetHeader,
+        /// Bytes of the frame, without any header.
+        len: usize,
+        /// The end of the frame, if the buffers were too short.
+        rest: &'a [u8],
+    },
+    /// Nothing waits.
+    Empty,
+    /// The uplink has gone for good.
+    Gone,
+    /// The guest's buffers vanished while the kernel wrote to them.
+    Fault,
+}
+
+/// The half that sends.
+#[derive(Debug)]
+pub enum Tx {
+    /// A TAP queue.
+    Tap(TapTx),
+}
+
+/// The half that receives.
+#[derive(Debug)]
+pub enum Rx {
+    /// A TAP queue.
+    Tap(TapRx),
+}
+
+impl Tx {
+    /// Sends one frame.
+    #[inline]
+    pub fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+        match self {
+            Self::Tap(tap) => tap.send(frame),
+        }
+    }
+}
+
+impl Rx {
+    /// Receives one frame into `slices`, leaving `skip` bytes at their start for the guest's header.
+    #[inline]
+    pub fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
+        match self {
+            Self::Tap(tap) => tap.receive(slices, skip),
+        }
+    }
+
+    /// What to watch: readable when a frame waits, writable when there is room to send.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tap(tap) => tap.fd(),
+        }
+    }
+
+    /// Lets frames come to this queue, with the unfinished work that `takes` allows, or keeps them away.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap.attach(takes),
+        }
+    }
+}

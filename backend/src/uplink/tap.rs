@@ -1,0 +1,207 @@
+//! A TAP queue (Linux, Documentation/networking/tuntap.rst): one `writev` a frame sent, one `readv` a frame received,
+//! the payload straight from and to guest memory.
+//!
+//! A read into buffers that are too short would cut the frame without a word, so every read ends in a private
+//! overflow buffer that can hold the largest frame. No frame is cut, whatever the guest has posted.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use super::{Received, Rx, Sent, Tx, TxFrame};
+use crate::memory::{GuestSlice, copy_from_guest};
+use crate::offload::{HEADER_LEN, NetHeader, Offloads};
+
+/// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
+const MAX_FRAME: usize = 65_535 + 18;
+
+/// Most pieces that the kernel takes in one call (IOV_MAX).
+const MAX_IOVECS: usize = 1024;
+
+/// Makes the halves of each queue of an open TAP. The queues are detached until they are wanted.
+///
+/// # Errors
+/// When the kernel refuses to detach a queue of a multi-queue TAP.
+pub fn tap_pairs(queues: Vec<OwnedFd>, uso: bool) -> io::Result<Vec<(Tx, Rx)>> {
+    let multi_queue = queues.len() > 1;
+    let pair = |queue: OwnedFd| {
+        let queue = Arc::new(queue);
+        let tx = TapTx { queue: queue.clone(), iovecs: Vec::with_capacity(MAX_IOVECS), bounce: Vec::new() };
+        let mut rx = TapRx {
+            queue,
+            multi_queue,
+            attached: true,
+            uso,
+            iovecs: Vec::with_capacity(MAX_IOVECS),
+            overflow: vec![0; MAX_FRAME].into_boxed_slice(),
+        };
+        rx.attach(None)?;
+        Ok((Tx::Tap(tx), Rx::Tap(rx)))
+    };
+    queues.into_iter().map(pair).collect()
+}
+
+/// The sending half of a TAP queue.
+#[derive(Debug)]
+pub struct TapTx {
+    queue: Arc<OwnedFd>,
+    iovecs: Vec<libc::iovec>,
+    /// Gathers frames in more pieces than the kernel takes.
+    bounce: Vec<u8>,
+}
+
+// SAFETY: the iovecs are only filled and used within one call of `send`; between calls nothing looks at them.
+unsafe impl Send for TapTx {}
+
+impl TapTx {
+    pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+        if frame.len > MAX_FRAME {
+            return Sent::Refused;
+        }
+        self.iovecs.clear();
+        self.iovecs.push(iovec_of(&frame.header.0));
+        let mut skip = frame.skip;
+        for slice in frame.slices {
+            let rest = slice.skip(skip);
+            skip -= slice.len() - rest.len();
+            if !rest.is_empty() {
+                self.iovecs.push(rest.iovec());
+            }
+        }
+        if self.iovecs.len() > MAX_IOVECS {
+            self.bounce.resize(frame.skip + frame.len, 0);
+            copy_from_guest(frame.slices, &mut self.bounce);
+            self.iovecs.truncate(1);
+            self.iovecs.push(iovec_of(&self.bounce[frame.skip..]));
+        }
+        loop {
+            // SAFETY: the iovecs point to the header and bounce buffer, which live until the call returns, and to
+            // guest memory that `frame.slices` vouches for; the kernel only reads from them.
+            let wrote =
+                unsafe { libc::writev(self.queue.as_raw_fd(), self.iovecs.as_ptr(), self.iovecs.len() as libc::c_int) };
+            if wrote >= 0 {
+                return Sent::Done;
+            }
+            return match errno() {
+                libc::EINTR => continue,
+                libc::EAGAIN => Sent::Full,
+                // EIO: the interface is down. EBADFD: the queue is detached or the interface deleted.
+                libc::EIO | libc::EBADFD => Sent::Down,
+                libc::EFAULT => Sent::Fault,
+                _ => Sent::Refused,
+            };
+        }
+    }
+}
+
+/// The receiving half of a TAP queue.
+#[derive(Debug)]
+pub struct TapRx {
+    queue: Arc<OwnedFd>,
+    /// Queues of a single-queue TAP cannot be detached.
+    multi_queue: bool,
+    attached: bool,
+    uso: bool,
+    iovecs: Vec<libc::iovec>,
+    overflow: Box<[u8]>,
+}
+
+// SAFETY: the iovecs are only filled and used within one call of `receive`; between calls nothing looks at them.
+unsafe impl Send for TapRx {}
+
+impl TapRx {
+    pub(super) fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
+        let mut header = NetHeader::default();
+        self.iovecs.clear();
+        self.iovecs.push(libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_LEN });
+        let mut room = 0;
+        let mut left = skip;
+        for slice in slices {
+            let rest = slice.skip(left);
+            left -= slice.len() - rest.len();
+            if !rest.is_empty() {
+                if self.iovecs.len() == MAX_IOVECS - 1 {
+                    break;
+                }
+                room += rest.len();
+                self.iovecs.push(rest.iovec());
+            }
+        }
+        self.iovecs.push(libc::iovec { iov_base: self.overflow.as_mut_ptr().cast(), iov_len: self.overflow.len() });
+        loop {
+            // SAFETY: the iovecs point to the header and the overflow buffer, which live until the call returns and
+            // which nothing else refers to, and to guest memory that `slices` vouches for.
+            let got =
+                unsafe { libc::readv(self.queue.as_raw_fd(), self.iovecs.as_ptr(), self.iovecs.len() as libc::c_int) };
+            if let Ok(got) = usize::try_from(got) {
+                let len = got.saturating_sub(HEADER_LEN);
+                let rest = &self.overflow[..len.saturating_sub(room)];
+                return Received::Frame { header, len, rest };
+            }
+            return match errno() {
+                libc::EINTR => continue,
+                libc::EAGAIN | libc::EIO => Received::Empty,
+                libc::EFAULT => Received::Fault,
+                _ => Received::Gone,
+            };
+        }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+
+    pub(super) fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
+        if self.multi_queue && takes.is_some() != self.attached {
+            set_queue(self.queue.as_raw_fd(), takes.is_some())?;
+        }
+        self.attached = takes.is_some();
+        if let Some(takes) = takes {
+            self.set_offload(takes)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel which unfinished frames the guest takes. USO for one IP version is offered by the kernel only
+    /// together with the other.
+    fn set_offload(&self, takes: Offloads) -> io::Result<()> {
+        let mut flags = 0;
+        if takes.csum {
+            flags |= libc::TUN_F_CSUM;
+            let uso = self.uso && takes.uso4 && takes.uso6;
+            for (wanted, flag) in [
+                (takes.tso4, libc::TUN_F_TSO4),
+                (takes.tso6, libc::TUN_F_TSO6),
+                (takes.ecn && (takes.tso4 || takes.tso6), libc::TUN_F_TSO_ECN),
+                (uso, libc::TUN_F_USO4 | libc::TUN_F_USO6),
+            ] {
+                flags |= if wanted { flag } else { 0 };
+            }
+        }
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        let status = unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Attaches or detaches a queue of a multi-queue TAP.
+fn set_queue(queue: RawFd, attach: bool) -> io::Result<()> {
+    let flags = if attach { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    let request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
+    };
+    // SAFETY: TUNSETQUEUE reads the ifreq, which is initialised and ours.
+    let status = unsafe { libc::ioctl(queue, libc::TUNSETQUEUE, &raw const request) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn iovec_of(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
