@@ -5,7 +5,9 @@
 
 #![deny(unsafe_code)]
 pub mod memory;
+pub mod mode;
 pub mod offload;
 pub mod opener;
 pub mod ring;
 pub mod uplink;
+pub mod worker;

@@ -1,0 +1,69 @@
+//! What a worker counts. Written by one thread, read by any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// A count that one thread writes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Serialize for Counter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.get())
+    }
+}
+
+/// Counts of one queue pair since the daemon started. On cache lines of its own.
+#[derive(Debug, Default, Serialize)]
+#[repr(align(128))]
+pub struct PairCounters {
+    /// Frames delivered to the guest.
+    pub rx_packets: Counter,
+    /// Bytes of these frames.
+    pub rx_bytes: Counter,
+    /// Frames sent for the guest.
+    pub tx_packets: Counter,
+    /// Bytes of these frames.
+    pub tx_bytes: Counter,
+    /// Frames dropped because the guest did not negotiate what they need.
+    pub rx_dropped_offload: Counter,
+    /// Frames dropped because the guest's buffers cannot hold them.
+    pub rx_dropped_too_large: Counter,
+    /// Frames dropped because of a senseless virtio-net header.
+    pub tx_dropped_header: Counter,
+    /// Frames dropped because the uplink was down.
+    pub tx_dropped_down: Counter,
+    /// Frames that the uplink refused.
+    pub tx_dropped_refused: Counter,
+    /// Frames discarded because the transmit queue was started but not enabled.
+    pub tx_dropped_disabled: Counter,
+    /// Interrupts sent to the driver.
+    pub calls: Counter,
+    /// Bursts after which the driver wanted no interrupt.
+    pub calls_suppressed: Counter,
+    /// Times the worker woke up.
+    pub wakeups: Counter,
+    /// Rounds over the pair.
+    pub rounds: Counter,
+    /// Rings that the driver broke.
+    pub rings_broken: Counter,
+}
+
+/// The counters of all pairs of a device.
+pub type DeviceCounters = Vec<Arc<PairCounters>>;

@@ -1,0 +1,126 @@
+//! How other threads reach a worker: a queue of messages, a flag that costs a round one relaxed load, and an eventfd
+//! that wakes a sleeper.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{Features, QueueId};
+use crate::memory::MemoryTable;
+use crate::ring::RingSetup;
+
+/// A worker that does not answer within this time is stuck; its device is given up, not the daemon.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The eventfds of a ring.
+#[derive(Debug, Default)]
+pub struct RingFds {
+    /// The driver offers chains. None: the ring is looked at periodically.
+    pub kick: Option<OwnedFd>,
+    /// Interrupts the driver. None: the driver polls.
+    pub call: Option<OwnedFd>,
+    /// Tells the front end of a broken ring.
+    pub err: Option<OwnedFd>,
+}
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub enum Message {
+    /// A ring starts.
+    RingUp(QueueId, RingSetup, RingFds),
+    /// A ring stops. Answered with its base when it is quiet; none if it did not run.
+    RingDown(QueueId, SyncSender<Option<u16>>),
+    /// The front end enables or disables a ring, started or not.
+    RingEnable(QueueId, bool),
+    /// The driver acknowledged features.
+    Features(Features),
+    /// The guest's memory changes. Answered with the table before, when it is no longer used.
+    MemoryTable(Arc<MemoryTable>, SyncSender<Arc<MemoryTable>>),
+    /// A ring's kick fd changes.
+    Kick(QueueId, Option<OwnedFd>),
+    /// A ring's call fd changes.
+    Call(QueueId, Option<OwnedFd>),
+    /// A ring's err fd changes.
+    Err(QueueId, Option<OwnedFd>),
+    /// The thread ends.
+    Stop,
+}
+
+/// A worker did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum MailboxError {
+    /// The time was up.
+    #[error("the worker did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+    /// The thread is gone.
+    #[error("the worker has ended")]
+    Ended,
+}
+
+/// A worker's mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    queue: Mutex<VecDeque<Message>>,
+    flagged: AtomicBool,
+    wake: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { queue: Mutex::default(), flagged: AtomicBool::new(false), wake })
+    }
+
+    /// Puts a message in and wakes the worker.
+    pub fn send(&self, message: Message) {
+        self.lock().push_back(message);
+        self.flagged.store(true, Ordering::Release);
+        // Fails only when the counter is full, and then the worker is woken already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Sends a message made with a way to answer, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the worker does not answer in time.
+    pub fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, MailboxError> {
+        let (answer, answered) = sync_channel(1);
+        self.send(message(answer));
+        answered.recv_timeout(PATIENCE).map_err(|e| match e {
+            RecvTimeoutError::Timeout => MailboxError::Timeout,
+            RecvTimeoutError::Disconnected => MailboxError::Ended,
+        })
+    }
+
+    /// Whether messages may wait. The eventfd is written after the flag, so a worker that misses it here is woken.
+    #[inline]
+    pub(super) fn is_flagged(&self) -> bool {
+        self.flagged.load(Ordering::Relaxed)
+    }
+
+    /// Takes all messages.
+    pub(super) fn take(&self) -> VecDeque<Message> {
+        self.flagged.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Message>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

@@ -1,0 +1,77 @@
+//! The thread that moves packets: it owns a list of queue pairs and everything of theirs that is touched per packet.
+//!
+//! The rest of the daemon reaches it by [`Message`]s only, and reads its [`PairCounters`].
+
+#![forbid(unsafe_code)]
+
+mod counters;
+mod id;
+mod mailbox;
+mod pair;
+mod queue;
+mod run;
+mod wakeups;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use counters::{Counter, DeviceCounters, PairCounters};
+pub use id::{Direction, QueueId};
+pub use mailbox::{Mailbox, MailboxError, Message, RingFds};
+pub use pair::{Features, Pair, PairSetup};
+
+/// Most packets that one direction of a pair moves in a round.
+pub const BURST_PACKETS: usize = 64;
+
+/// Most bytes that one direction of a pair moves in a round, give or take its last packet.
+pub const BURST_BYTES: usize = 256 << 10;
+
+/// A running worker thread.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    mailbox: Arc<Mailbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Starts a worker for `pair`, on CPU `cpu` if one is given.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread, epoll or eventfd.
+    pub fn spawn(pair: PairSetup, cpu: Option<usize>) -> io::Result<Self> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let name = pair.id.to_string();
+        let worker = run::Worker::new(vec![Pair::new(pair)], mailbox.clone())?;
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            if let Some(cpu) = cpu {
+                pin(&name, cpu);
+            }
+            worker.run();
+        })?;
+        Ok(Self { mailbox, thread: Some(thread) })
+    }
+
+    /// The way to reach the worker.
+    #[must_use]
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.mailbox.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pin(name: &str, cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(queue = name, cpu, "cannot pin the worker to its CPU: {}", io::Error::from(e));
+    }
+}

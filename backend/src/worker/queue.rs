@@ -1,0 +1,164 @@
+//! One ring of a pair with its eventfds and states.
+//!
+//! Started and enabled are independent (vhost-user, "Ring states"). A ring that the driver broke stays broken until it
+//! is started anew.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use super::wakeups::Wakeups;
+use super::{PairCounters, QueueId, RingFds};
+use crate::memory::MemoryTable;
+use crate::ring::{RingError, RingSetup, SplitRing};
+
+/// A ring, if it is started.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) id: QueueId,
+    pub(super) ring: Option<SplitRing>,
+    pub(super) enabled: bool,
+    /// Where it stood when the driver broke it.
+    broken_at: Option<u16>,
+    fds: RingFds,
+    counters: Arc<PairCounters>,
+}
+
+impl Queue {
+    pub(super) fn new(id: QueueId, counters: Arc<PairCounters>) -> Self {
+        Self { id, ring: None, enabled: false, broken_at: None, fds: RingFds::default(), counters }
+    }
+
+    /// Started, enabled and not broken: packets may move.
+    pub(super) fn is_running(&self) -> bool {
+        self.ring.is_some() && self.enabled
+    }
+
+    /// Whether it is started and has no kick fd: it must be looked at now and then.
+    pub(super) fn needs_looking(&self) -> bool {
+        self.ring.is_some() && self.fds.kick.is_none()
+    }
+
+    pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, fds: RingFds, wakeups: &Wakeups) {
+        self.down(wakeups);
+        self.set_call(fds.call);
+        self.set_err(fds.err);
+        self.set_up(memory, setup);
+        self.set_kick(fds.kick, wakeups);
+        if let Some(ring) = &self.ring
+            && ring.base() != 0
+        {
+            // The ring ran before: whether the driver was called for its last used entries nobody knows.
+            self.call();
+        }
+    }
+
+    /// Stops the ring: where it stood, if it ran.
+    pub(super) fn down(&mut self, wakeups: &Wakeups) -> Option<u16> {
+        self.set_kick(None, wakeups);
+        self.fds = RingFds::default();
+        let broken_at = self.broken_at.take();
+        self.ring.take().map(|ring| ring.base()).or(broken_at)
+    }
+
+    /// Moves a started ring to another memory table. What was taken and not completed will be taken again.
+    pub(super) fn move_to(&mut self, memory: &Arc<MemoryTable>) {
+        if let Some(ring) = self.ring.take() {
+            self.set_up(memory, *ring.setup());
+        }
+    }
+
+    fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup) {
+        match SplitRing::new(memory, setup) {
+            Ok(mut ring) => {
+                ring.suppress_kicks();
+                self.ring = Some(ring);
+            }
+            Err(e) => self.break_ring(&e),
+        }
+    }
+
+    pub(super) fn set_kick(&mut self, kick: Option<OwnedFd>, wakeups: &Wakeups) {
+        if let Some(old) = self.fds.kick.take() {
+            wakeups.remove(&old);
+        }
+        self.fds.kick = kick.filter(|fd| {
+            wakeups.add_eventfd(fd).inspect_err(|e| self.complain("kick", "cannot be waited for", e)).is_ok()
+        });
+    }
+
+    /// Forgets the kick fd of a broken ring: its driver wakes nobody any more.
+    pub(super) fn drop_kick_if_broken(&mut self, wakeups: &Wakeups) {
+        if self.broken_at.is_some() && self.fds.kick.is_some() {
+            self.set_kick(None, wakeups);
+        }
+    }
+
+    pub(super) fn set_call(&mut self, call: Option<OwnedFd>) {
+        self.fds.call = call.filter(|fd| self.never_blocks("call", fd));
+    }
+
+    pub(super) fn set_err(&mut self, err: Option<OwnedFd>) {
+        self.fds.err = err.filter(|fd| self.never_blocks("err", fd));
+    }
+
+    /// A worker never blocks: not on a front end that lets its eventfd run full either.
+    fn never_blocks(&self, which: &str, fd: &OwnedFd) -> bool {
+        let done = rustix::fs::fcntl_getfl(fd).and_then(|f| rustix::fs::fcntl_setfl(fd, f | OFlags::NONBLOCK));
+        done.map_err(io::Error::from).inspect_err(|e| self.complain(which, "cannot be used", e)).is_ok()
+    }
+
+    fn complain(&self, which: &str, what: &str, error: &io::Error) {
+        tracing::warn!(queue = %self.id, "the {which} fd {what}: {error}");
+    }
+
+    /// Arms kicks or suppresses them. Arming says whether a chain slipped in that no kick will tell of.
+    pub(super) fn change_interrupt(&mut self, on: bool) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        if !on {
+            ring.suppress_kicks();
+            return false;
+        }
+        ring.arm_kicks().unwrap_or_else(|e| {
+            self.break_ring(&e);
+            false
+        })
+    }
+
+    /// Shows the driver what was completed, and calls it unless it said that it need not be.
+    pub(super) fn publish(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        if ring.publish() {
+            if ring.needs_call() {
+                self.call();
+            } else {
+                self.counters.calls_suppressed.add(1);
+            }
+        }
+    }
+
+    fn call(&self) {
+        if let Some(call) = &self.fds.call {
+            signal(call);
+            self.counters.calls.add(1);
+        }
+    }
+
+    /// Stops a ring that its driver broke, and tells whoever can mend it.
+    pub(super) fn break_ring(&mut self, error: &RingError) {
+        self.publish();
+        self.broken_at = Some(self.ring.take().map_or(0, |ring| ring.base()));
+        self.counters.rings_broken.add(1);
+        tracing::error!(queue = %self.id, "ring stopped until the driver resets it: {error}");
+        if let Some(err) = &self.fds.err {
+            signal(err);
+        }
+    }
+}
+
+fn signal(eventfd: impl AsFd) {
+    // It fails when the counter is full (the other side has not looked yet) or the front end passed no eventfd.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
