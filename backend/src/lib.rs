@@ -4,6 +4,8 @@
 //! bursts between them and an uplink. `docs/architecture.md` draws the rooms; each folder is one of them.
 
 #![deny(unsafe_code)]
+
+pub mod device;
 pub mod memory;
 pub mod mode;
 pub mod offload;
