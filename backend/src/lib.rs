@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod device;
+pub mod frontend;
 pub mod memory;
 pub mod mode;
 pub mod offload;

@@ -1,0 +1,146 @@
+//! Connections: one front end at a time, the next when it has gone.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use vhost::vhost_user::Error;
+
+use super::adapter;
+use super::session::{Session, chain};
+use crate::device::Device;
+
+/// Accepts front ends for a device and serves them, each on a thread of its own.
+#[derive(Debug)]
+pub struct Server {
+    device: Arc<Device>,
+    connection: Option<Connection>,
+    /// Written when a connection has ended.
+    ended: Arc<OwnedFd>,
+}
+
+/// What became of a connection that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is served.
+    Served,
+    /// Another front end is there.
+    TurnedAway,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// A server without a front end.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new(device: Arc<Device>) -> io::Result<Self> {
+        let ended = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Self { device, connection: None, ended })
+    }
+
+    /// Becomes readable when a connection has ended.
+    #[must_use]
+    pub fn ended(&self) -> &OwnedFd {
+        &self.ended
+    }
+
+    /// Lets go of a connection that has ended.
+    pub fn reap(&mut self) {
+        if let Some(connection) = self.connection.take_if(|connection| !connection.is_alive()) {
+            connection.end();
+        }
+    }
+
+    /// Takes all connections that wait at a non-blocking listener.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread, or the listener fails.
+    pub fn accept_from(&mut self, listener: &UnixListener) -> io::Result<()> {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.offer(stream).map(drop)?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Serves the front end at the other end of `stream`, unless another one is there.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread.
+    pub fn offer(&mut self, stream: UnixStream) -> io::Result<Outcome> {
+        if let Some(connection) = self.connection.take() {
+            if connection.is_alive() {
+                tracing::warn!(pid = peer(&stream), "another front end is connected: this one is turned away");
+                self.connection = Some(connection);
+                return Ok(Outcome::TurnedAway);
+            }
+            connection.end();
+        }
+        stream.set_nonblocking(false)?;
+        tracing::info!(pid = peer(&stream), "front end connected");
+        let clone = stream.try_clone()?;
+        let (device, ended) = (self.device.clone(), self.ended.clone());
+        let thread = std::thread::Builder::new().name("front-end".into()).spawn(move || {
+            serve(&clone, device);
+            // Nobody listens any more only when the daemon ends.
+            let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
+        })?;
+        self.connection = Some(Connection { stream, thread });
+        Ok(Outcome::Served)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.end();
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the front end is still there. One that was killed may have come back before its thread noticed.
+    fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let hung_up = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0);
+        !hung_up && !self.thread.is_finished()
+    }
+
+    /// Closes the connection and waits until its rings are stopped.
+    fn end(self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if self.thread.join().is_err() {
+            tracing::error!("the front end's thread panicked");
+        }
+    }
+}
+
+fn serve(stream: &UnixStream, device: Arc<Device>) {
+    let session = Arc::new(Mutex::new(Session::new(device)));
+    let result = adapter::serve(stream, &session);
+    session.lock().unwrap_or_else(PoisonError::into_inner).end();
+    // The front end learns of it at once, though the server holds the socket until it hears of the end.
+    let _ = stream.shutdown(Shutdown::Both);
+    match result {
+        Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
+        Err(e) => tracing::error!("front end gone, its connection ended: {}", chain(&e)),
+    }
+}
+
+/// Process number of the other end, 0 if unknown.
+fn peer(stream: &impl AsFd) -> i32 {
+    rustix::net::sockopt::socket_peercred(stream).map_or(0, |cred| cred.pid.as_raw_nonzero().get())
+}
