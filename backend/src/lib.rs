@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod device;
 pub mod frontend;
 pub mod memory;
