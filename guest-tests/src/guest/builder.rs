@@ -1,0 +1,160 @@
+//! How a guest is put together and started.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::link::Link;
+use super::qemu::{self, Machine};
+use super::{Accel, Guest, Nic, Slots, initramfs};
+use crate::assets::{Kernel, Qemu};
+use crate::netns::NetNs;
+use crate::process::{LIFETIME, Process};
+
+/// How to start a guest; see [`Guest::builder`].
+#[derive(Clone, Debug)]
+pub struct GuestBuilder<'a> {
+    qemu: Qemu,
+    kernel: Kernel,
+    accel: Option<Accel>,
+    memory_mib: u32,
+    cpus: u16,
+    nics: Vec<Nic>,
+    extra: Vec<String>,
+    cmdline: String,
+    ns: Option<&'a NetNs>,
+    slots: Option<&'a Slots>,
+    boot_timeout: Duration,
+    lifetime: Duration,
+}
+
+impl<'a> GuestBuilder<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            qemu: Qemu::V7,
+            kernel: Kernel::Stock,
+            accel: None,
+            memory_mib: 256,
+            cpus: 1,
+            nics: Vec::new(),
+            extra: Vec::new(),
+            cmdline: String::new(),
+            ns: None,
+            slots: None,
+            boot_timeout: Duration::from_secs(60),
+            lifetime: LIFETIME,
+        }
+    }
+
+    /// Which QEMU runs it.
+    pub fn qemu(mut self, qemu: Qemu) -> Self {
+        self.qemu = qemu;
+        self
+    }
+
+    /// Which kernel it boots.
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    /// What executes it; found out when this is not called.
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = Some(accel);
+        self
+    }
+
+    /// Its memory.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Its processors.
+    pub fn cpus(mut self, cpus: u16) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Adds a network device.
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
+    /// Adds arguments for QEMU.
+    pub fn qemu_args<T: Into<String>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.extra.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds words to the kernel's command line. Quotes do not survive there.
+    pub fn cmdline(mut self, words: &str) -> Self {
+        self.cmdline += words;
+        self.cmdline.push(' ');
+        self
+    }
+
+    /// Runs QEMU in this namespace, where [`Nic::tap`] looks for its interface.
+    pub fn ns(mut self, ns: &'a NetNs) -> Self {
+        self.ns = Some(ns);
+        self
+    }
+
+    /// Takes its place in room that the test holds; otherwise it waits for room of its own.
+    pub fn in_slots(mut self, slots: &'a Slots) -> Self {
+        self.slots = Some(slots);
+        self
+    }
+
+    /// How long it may take until the agent is up.
+    pub fn boot_timeout(mut self, timeout: Duration) -> Self {
+        self.boot_timeout = timeout;
+        self
+    }
+
+    /// How long QEMU may run at most.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Starts the guest and waits until its agent is up.
+    pub fn boot(self) -> Result<Guest> {
+        let guest = self.start()?;
+        guest.wait_boots(1)?;
+        Ok(guest)
+    }
+
+    /// Starts the guest without waiting ([`Guest::wait_boots`]): for a QEMU that waits for its backend.
+    pub fn start(self) -> Result<Guest> {
+        // Found out before room is taken: the probe boots a guest.
+        let accel = match self.accel {
+            Some(accel) => accel,
+            None => qemu::accel()?,
+        };
+        let initramfs = initramfs::build(self.kernel).context("cannot build the guest's initramfs")?;
+        let dir = tempfile::Builder::new().prefix("guest-test-").tempdir()?;
+        let slot = self.slots.is_none().then(|| Slots::take(1));
+        let machine = Machine {
+            qemu: self.qemu,
+            kernel: self.kernel,
+            initramfs,
+            accel,
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            nics: &self.nics,
+            extra: &self.extra,
+            cmdline: &self.cmdline,
+            ns: self.ns,
+            dir: dir.path(),
+        };
+        let qemu = Process::spawn_for(machine.command()?, self.lifetime)?;
+        let link = match Link::connect(&dir.path().join("agent"), Duration::from_secs(10)) {
+            Ok(link) => link,
+            Err(error) => bail!("{error:#}\n{}", qemu.tail()),
+        };
+        Ok(Guest { qemu, link, qmp: Mutex::default(), boot_timeout: self.boot_timeout, accel, dir, _slot: slot })
+    }
+}

@@ -1,0 +1,137 @@
+//! QEMU's command line, and whether this machine's KVM can boot a guest.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::assets::{self, Kernel, Qemu};
+use crate::guest::{Guest, Nic};
+use crate::netns::NetNs;
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// How long a guest may take to boot when KVM is probed; one that works takes a second.
+const KVM_BOOT: Duration = Duration::from_secs(8);
+
+/// How guests are run on this machine: `GUEST_ACCEL`, else found out once a boot of the machine.
+///
+/// That `/dev/kvm` can be opened says little: some machines offer one that cannot boot a stock kernel, so the probe is
+/// to boot a guest.
+pub fn accel() -> Result<Accel> {
+    static ACCEL: OnceLock<Result<Accel, String>> = OnceLock::new();
+    let accel = ACCEL.get_or_init(|| find_accel().map_err(|error| format!("{error:#}")));
+    accel.clone().map_err(anyhow::Error::msg)
+}
+
+fn find_accel() -> Result<Accel> {
+    match std::env::var("GUEST_ACCEL").as_deref() {
+        Ok("kvm") => return Ok(Accel::Kvm),
+        Ok("tcg") => return Ok(Accel::Tcg),
+        Ok(other) => bail!("GUEST_ACCEL={other}: neither kvm nor tcg"),
+        Err(_) => {}
+    }
+    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(Accel::Tcg);
+    }
+    let cache = assets::cache()?;
+    let lock = File::create(cache.join("accel.lock"))?;
+    lock.lock()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let found = cache.join("accel");
+    if let Ok(known) = fs::read_to_string(&found)
+        && let Some(accel) = known.strip_prefix(boot.trim())
+    {
+        return Ok(if accel.trim() == "kvm" { Accel::Kvm } else { Accel::Tcg });
+    }
+    let works = Guest::builder().accel(Accel::Kvm).boot_timeout(KVM_BOOT).boot().is_ok();
+    let name = if works { "kvm" } else { "tcg" };
+    eprintln!("guests run under {name} here; GUEST_ACCEL=kvm|tcg overrides this");
+    fs::write(&found, format!("{} {name}\n", boot.trim()))?;
+    Ok(if works { Accel::Kvm } else { Accel::Tcg })
+}
+
+/// All that makes up a command line.
+pub(crate) struct Machine<'a> {
+    pub(crate) qemu: Qemu,
+    pub(crate) kernel: Kernel,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) accel: Accel,
+    pub(crate) memory_mib: u32,
+    pub(crate) cpus: u16,
+    pub(crate) nics: &'a [Nic],
+    pub(crate) extra: &'a [String],
+    pub(crate) cmdline: &'a str,
+    pub(crate) ns: Option<&'a NetNs>,
+    /// Where the sockets of agent and monitor are made.
+    pub(crate) dir: &'a Path,
+}
+
+impl Machine<'_> {
+    /// The command: console on standard output, agent and monitor on sockets in `dir`.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let mut command = self.program()?;
+        let memory = self.memory_mib;
+        let accel = match self.accel {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        };
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc"]).args(accel);
+        command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{memory}M"));
+        // vhost-user back ends map the guest's memory, so it must be shared.
+        command.arg("-object").arg(format!("memory-backend-memfd,id=mem,size={memory}M,share=on"));
+        command.args(["-numa", "node,memdev=mem"]);
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        command.arg("-chardev").arg(self.socket("agent")).args(["-serial", "chardev:agent"]);
+        command.arg("-chardev").arg(self.socket("qmp")).args(["-mon", "chardev=qmp,mode=control"]);
+        command.arg("-kernel").arg(self.vmlinuz()?).arg("-initrd").arg(&self.initramfs);
+        // A panic stays visible on the console instead of ending in a reboot.
+        let cmdline = "console=ttyS0 quiet panic=0 no_timer_check tsc=reliable mitigations=off random.trust_cpu=on \
+                       cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=2";
+        command.arg("-append").arg(format!("{cmdline} {}", self.cmdline));
+        for (index, nic) in self.nics.iter().enumerate() {
+            command.args(nic.args(index, self.qemu, self.accel));
+        }
+        command.args(self.extra);
+        Ok(command)
+    }
+
+    fn socket(&self, name: &str) -> String {
+        format!("socket,id={name},path={},server=on,wait=off", self.dir.join(name).display())
+    }
+
+    fn program(&self) -> Result<Command> {
+        let inside = |program: &Path| match self.ns {
+            Some(ns) => ns.command(program),
+            None => Command::new(program),
+        };
+        let Some(root) = self.qemu.unpacked()? else {
+            return Ok(inside(Path::new("qemu-system-x86_64")));
+        };
+        let libraries = root.join("usr/lib/x86_64-linux-gnu");
+        let mut command = inside(&root.join("usr/bin/qemu-system-x86_64"));
+        command.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", libraries.join("qemu"));
+        for firmware in ["qemu", "seabios"] {
+            command.arg("-L").arg(root.join("usr/share").join(firmware));
+        }
+        Ok(command)
+    }
+
+    fn vmlinuz(&self) -> Result<PathBuf> {
+        let boot = self.kernel.dir()?.join("boot");
+        let names = fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_kernel =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"));
+        names.into_iter().find(is_kernel).with_context(|| format!("no kernel in {}", boot.display()))
+    }
+}

@@ -1,0 +1,45 @@
+//! Harness that runs vnicd against real guests.
+//!
+//! A test makes a [`NetNs`], starts [`Vnicd`] in it and boots a [`Guest`] on its socket; traffic made by [`transfer`]
+//! is compared by hash on both sides. Everything is private to the test (anonymous namespace, temporary directory),
+//! every wait has a time-out, and every process dies with the test, however the test ends.
+//!
+//! ```no_run
+//! use guest_tests::{Guest, NetNs, Nic, Qemu, Side, Vnicd, transfer};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let ns = NetNs::new()?;
+//! let vnicd = Vnicd::builder(&ns).start()?;
+//! ns.sh("ip addr add 10.77.0.1/24 dev tap0 && ip link set tap0 up")?;
+//! let guest = Guest::builder().qemu(Qemu::V10).nic(Nic::vhost_user(vnicd.socket())).boot()?;
+//! guest.run_ok("ip addr add 10.77.0.2/24 dev eth0 && ip link set eth0 up")?;
+//! guest.run_ok("ping -c 1 -W 5 10.77.0.1")?;
+//! transfer::tcp(Side::Guest(&guest), Side::Host(&ns), "10.77.0.1", 1 << 20)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `scripts/setup test` fetches what the harness runs (see [`assets`]). Environment: `GUEST_CACHE` (where the set-up
+//! put its files), `GUEST_ACCEL` (`kvm` or `tcg`, not probed then), `VNICD` (the daemon's binary).
+
+#![warn(missing_docs)]
+
+pub mod assets;
+pub mod guest;
+pub mod lines;
+pub mod netns;
+pub mod process;
+pub mod protocol;
+pub mod spawn;
+pub mod tools;
+pub mod transfer;
+pub mod usage;
+pub mod vnicd;
+
+pub use assets::{Kernel, Qemu};
+pub use guest::{Guest, GuestBuilder, GuestProcess, Nic, Slots};
+pub use netns::NetNs;
+pub use process::{Output, Process, Signal};
+pub use transfer::Side;
+pub use usage::Usage;
+pub use vnicd::Vnicd;

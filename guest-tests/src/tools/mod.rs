@@ -1,0 +1,75 @@
+//! Traffic whose payload can be checked, run by the same program in the guest and on the host.
+//!
+//! | line | prints |
+//! |--|--|
+//! | `tcp-recv PORT` | `ready`, then a [`TcpReport`] of what one connection brought |
+//! | `tcp-send ADDR PORT BYTES SEED` | a [`TcpReport`] of what was sent |
+//! | `udp-recv PORT COUNT IDLE_MS` | `ready`, then a [`UdpReport`]: after COUNT datagrams, or when none came for IDLE_MS |
+//! | `udp-send ADDR PORT COUNT SIZE SEED [PPS]` | a [`UdpReport`] of what was sent |
+//!
+//! A report is one line of JSON. In a guest the program is `tool`; on the host it is `guest-agent tool`.
+
+mod payload;
+mod tcp;
+mod udp;
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// What a receiver prints when it can be sent to.
+pub const READY: &str = "ready";
+
+/// What went over a TCP connection, seen from one end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpReport {
+    /// Bytes.
+    pub bytes: u64,
+    /// Their SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// Datagrams, seen from one end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpReport {
+    /// Datagrams, each counted once, without the corrupt ones.
+    pub count: u64,
+    /// Datagrams whose checksum of their own does not fit. The sender has none.
+    pub corrupt: u64,
+    /// Datagrams that came again. The sender has none.
+    pub duplicates: u64,
+    /// SHA-256 in hexadecimal over the datagrams in the order of their sequence numbers.
+    pub sha256: String,
+}
+
+/// Runs a tool by its command line; what it has to say goes to standard output.
+pub fn run(args: &[String]) -> Result<()> {
+    let arg = |at: usize, name: &str| args.get(at).map(String::as_str).with_context(|| format!("{name} is missing"));
+    fn number<T: FromStr>(text: &str) -> Result<T> {
+        text.parse().ok().with_context(|| format!("{text} is not a number that fits"))
+    }
+    match arg(0, "the tool's name")? {
+        "tcp-recv" => print(&tcp::receive(number(arg(1, "PORT")?)?)?),
+        "tcp-send" => {
+            let to = (arg(1, "ADDR")?, number(arg(2, "PORT")?)?);
+            print(&tcp::send(to, number(arg(3, "BYTES")?)?, number(arg(4, "SEED")?)?)?)
+        }
+        "udp-recv" => {
+            let [port, count, idle_ms] = [arg(1, "PORT")?, arg(2, "COUNT")?, arg(3, "IDLE_MS")?];
+            print(&udp::receive(number(port)?, number(count)?, number(idle_ms)?)?)
+        }
+        "udp-send" => {
+            let to = (arg(1, "ADDR")?, number(arg(2, "PORT")?)?);
+            let [count, size, seed] = [arg(3, "COUNT")?, arg(4, "SIZE")?, arg(5, "SEED")?];
+            let pps = args.get(6).map(|pps| number(pps)).transpose()?;
+            print(&udp::send(to, number(count)?, number(size)?, number(seed)?, pps)?)
+        }
+        other => bail!("no tool is called {other}"),
+    }
+}
+
+fn print(report: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Starts the daemon under test.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::assets;
+use crate::netns::NetNs;
+use crate::process::{LIFETIME, Process};
+use crate::usage::Usage;
+
+/// How long the daemon may take until it listens.
+const START: Duration = Duration::from_secs(10);
+
+/// How to start a daemon; see [`Vnicd::builder`].
+#[derive(Debug)]
+pub struct VnicdBuilder<'a> {
+    ns: &'a NetNs,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    uplink: Option<String>,
+    socket: Option<PathBuf>,
+    client: bool,
+    lifetime: Duration,
+}
+
+/// A running daemon; it is killed when this value is dropped.
+#[derive(Debug)]
+pub struct Vnicd {
+    process: Process,
+    socket: PathBuf,
+    dir: TempDir,
+}
+
+impl Vnicd {
+    /// A daemon inside `ns` with a socket in a directory of its own and `--uplink tap=tap0`.
+    pub fn builder(ns: &NetNs) -> VnicdBuilder<'_> {
+        VnicdBuilder {
+            ns,
+            args: Vec::new(),
+            env: Vec::new(),
+            uplink: Some("tap=tap0".into()),
+            socket: None,
+            client: false,
+            lifetime: LIFETIME,
+        }
+    }
+
+    /// The path given as `--socket-path`.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A directory that lives as long as this value, for a control socket or a configuration file.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The process: signals, waits, output.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// All that it printed so far, in order.
+    pub fn log(&self) -> Vec<String> {
+        self.process.lines().all()
+    }
+
+    /// Waits until a line that contains `text` was printed.
+    pub fn wait_for_line(&self, text: &str, timeout: Duration) -> Result<String> {
+        self.process.wait_for_line(text, timeout)
+    }
+
+    /// CPU time (in all and by thread), voluntary switches, private memory, descriptors and threads as of now.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.pid())
+    }
+
+    /// SIGTERM, then SIGKILL if need be; how it ended.
+    pub fn terminate(&self) -> Result<ExitStatus> {
+        self.process.terminate()
+    }
+
+    /// SIGKILL; how it ended.
+    pub fn kill(&self) -> Result<ExitStatus> {
+        self.process.kill()
+    }
+}
+
+impl VnicdBuilder<'_> {
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Another `--uplink` than `tap=tap0`.
+    pub fn uplink(mut self, spec: impl Into<String>) -> Self {
+        self.uplink = Some(spec.into());
+        self
+    }
+
+    /// Leaves `--uplink` out.
+    pub fn default_uplink(mut self) -> Self {
+        self.uplink = None;
+        self
+    }
+
+    /// A socket at a path of the caller's, so that a second daemon can take the place of a first.
+    pub fn socket_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Adds `--client`: the front end listens at the socket path, and the start does not wait for a socket.
+    pub fn client(mut self) -> Self {
+        self.client = true;
+        self
+    }
+
+    /// How long it may run at most.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(self) -> Result<Vnicd> {
+        let dir = tempfile::Builder::new().prefix("vnicd-test-").tempdir()?;
+        let socket = self.socket.unwrap_or_else(|| dir.path().join("vnicd.sock"));
+        let mut command = self.ns.command(binary()?);
+        command.arg("--socket-path").arg(&socket).envs(self.env);
+        if let Some(uplink) = self.uplink {
+            command.arg("--uplink").arg(uplink);
+        }
+        if self.client {
+            command.arg("--client");
+        }
+        command.args(self.args);
+        let process = Process::spawn_for(command, self.lifetime)?;
+        let vnicd = Vnicd { process, socket, dir };
+        if !self.client {
+            vnicd.wait_until_listening()?;
+        }
+        Ok(vnicd)
+    }
+}
+
+impl Vnicd {
+    fn wait_until_listening(&self) -> Result<()> {
+        let start = Instant::now();
+        while !listens(self.pid(), &self.socket) {
+            if self.process.try_status()?.is_some() {
+                // Collects what it printed last.
+                let status = self.process.wait(Duration::from_secs(1))?;
+                bail!("vnicd ended ({status}) before it listened\n{}", self.process.tail());
+            }
+            if start.elapsed() > START {
+                bail!("vnicd does not listen on {} after {START:?}\n{}", self.socket.display(), self.process.tail());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a socket listens at the path, as seen in the process's network namespace. Being there is not enough: between
+/// bind and listen a connection is refused.
+fn listens(pid: u32, socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let Ok(table) = fs::read_to_string(format!("/proc/{pid}/net/unix")) else {
+        return false;
+    };
+    let path = socket.to_string_lossy();
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some(ACCEPTS) && fields.nth(3) == Some(&path)
+    })
+}
+
+/// The daemon's binary: `VNICD`, else `vnicd` beside the test programs.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("VNICD") {
+        return Ok(path.into());
+    }
+    assets::built("vnicd").context("build it with `cargo build`, or say where it is with VNICD")
+}
