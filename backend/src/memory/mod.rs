@@ -13,6 +13,9 @@ pub use buffers::{Buffers, GuestSlice, copy_from_guest, copy_to_guest, total_len
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
 
+#[cfg(test)]
+pub(crate) use table::tests::memfd;
+
 /// Why guest memory could not be used as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {

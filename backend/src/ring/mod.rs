@@ -124,3 +124,6 @@ pub enum RingError {
         min: usize,
     },
 }
+
+#[cfg(test)]
+mod tests;
