@@ -156,8 +156,9 @@ impl Session {
         };
         let ring = &mut self.rings[at];
         ring.started = true;
-        worker.send(Message::RingEnable(id, ring.enabled));
-        worker.send(Message::RingUp(id, setup, std::mem::take(&mut ring.fds)));
+        let fds = std::mem::take(&mut ring.fds);
+        worker.ask(|answer| Message::RingEnable(id, ring.enabled, answer)).map_err(Refusal::Worker)?;
+        worker.ask(|answer| Message::RingUp(id, setup, fds, answer)).map_err(Refusal::Worker)?;
         Ok(())
     }
 
@@ -385,8 +386,10 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         let (_, id, ring) = self.ring(index)?;
         ring.enabled = enable;
-        if ring.started {
-            self.tell(id, Message::RingEnable(id, enable));
+        if ring.started
+            && let Some(worker) = self.worker_of(id)
+        {
+            worker.ask(|answer| Message::RingEnable(id, enable, answer)).map_err(Refusal::Worker)?;
         }
         Ok(())
     }

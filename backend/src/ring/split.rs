@@ -236,6 +236,19 @@ impl SplitRing {
         }
     }
 
+    /// Whether the ring has ever given a chain back, as far as its index tells.
+    #[must_use]
+    pub fn used_any(&self) -> bool {
+        self.published != 0
+    }
+
+    /// Forgets what the driver was called for: the next [`SplitRing::needs_call`] says no only to a driver that
+    /// suppresses all calls.
+    pub fn forget_calls(&mut self) -> &mut Self {
+        self.signalled = None;
+        self
+    }
+
     /// Whether the driver wants a call for what was published since the last time this was asked.
     #[inline]
     pub fn needs_call(&mut self) -> bool {

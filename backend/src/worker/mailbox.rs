@@ -32,12 +32,12 @@ pub struct RingFds {
 /// What a worker can be told.
 #[derive(Debug)]
 pub enum Message {
-    /// A ring starts.
-    RingUp(QueueId, RingSetup, RingFds),
+    /// A ring starts. Answered when it does.
+    RingUp(QueueId, RingSetup, RingFds, SyncSender<()>),
     /// A ring stops. Answered with its base when it is quiet; none if it did not run.
     RingDown(QueueId, SyncSender<Option<u16>>),
-    /// The front end enables or disables a ring, started or not.
-    RingEnable(QueueId, bool),
+    /// The front end enables or disables a ring, started or not. Answered when packets move, or move no more.
+    RingEnable(QueueId, bool, SyncSender<()>),
     /// The driver acknowledged features.
     Features(Features),
     /// The guest's memory changes. Answered with the table before, when it is no longer used.

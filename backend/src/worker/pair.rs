@@ -115,12 +115,14 @@ impl Pair {
     /// Acts on a message for this pair.
     pub(super) fn handle(&mut self, message: Message, wakeups: &Wakeups) {
         match message {
-            Message::RingUp(id, setup, fds) => {
-                let memory = self.memory.clone();
+            Message::RingUp(id, setup, fds, answer) => {
                 if id.direction == Direction::Rx {
                     self.unfinished = None;
                 }
+                let memory = self.memory.clone();
                 self.queue(id).up(&memory, setup, fds, wakeups);
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(());
                 tracing::info!(queue = %id, size = setup.size, event_idx = setup.event_idx, "ring started");
             }
             Message::RingDown(id, answer) => {
@@ -128,15 +130,21 @@ impl Pair {
                     self.unfinished = None;
                 }
                 let base = self.queue(id).down(wakeups);
+                self.attach_as_needed(wakeups);
                 let _ = answer.send(base);
                 tracing::info!(queue = %id, base, "ring stopped");
             }
-            Message::RingEnable(id, enabled) => self.queue(id).enabled = enabled,
+            Message::RingEnable(id, enabled, answer) => {
+                self.queue(id).enabled = enabled;
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(());
+            }
             Message::Features(features) => {
                 if features != self.features {
                     self.unfinished = None;
                     self.features = features;
                     self.detach(wakeups);
+                    self.attach_as_needed(wakeups);
                 }
             }
             Message::MemoryTable(table, answer) => {
@@ -151,7 +159,6 @@ impl Pair {
             Message::Err(id, fd) => self.queue(id).set_err(fd),
             Message::Stop => {}
         }
-        self.attach_as_needed(wakeups);
     }
 
     fn queue(&mut self, id: QueueId) -> &mut Queue {

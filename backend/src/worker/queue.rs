@@ -43,16 +43,10 @@ impl Queue {
 
     pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, fds: RingFds, wakeups: &Wakeups) {
         self.down(wakeups);
-        self.set_call(fds.call);
         self.set_err(fds.err);
         self.set_up(memory, setup);
+        self.set_call(fds.call);
         self.set_kick(fds.kick, wakeups);
-        if let Some(ring) = &self.ring
-            && ring.base() != 0
-        {
-            // The ring ran before: whether the driver was called for its last used entries nobody knows.
-            self.call();
-        }
     }
 
     /// Stops the ring: where it stood, if it ran.
@@ -96,8 +90,13 @@ impl Queue {
         }
     }
 
+    /// Changes the call fd. A call may have gone to the one before, or to another daemon's, and been lost: the driver
+    /// is called once more, unless it polls.
     pub(super) fn set_call(&mut self, call: Option<OwnedFd>) {
         self.fds.call = call.filter(|fd| self.never_blocks("call", fd));
+        if self.ring.as_mut().is_some_and(|ring| ring.used_any() && ring.forget_calls().needs_call()) {
+            self.call();
+        }
     }
 
     pub(super) fn set_err(&mut self, err: Option<OwnedFd>) {

@@ -70,7 +70,7 @@ impl Worker {
             let id = match &message {
                 Message::RingUp(id, ..)
                 | Message::RingDown(id, _)
-                | Message::RingEnable(id, _)
+                | Message::RingEnable(id, ..)
                 | Message::Kick(id, _)
                 | Message::Call(id, _)
                 | Message::Err(id, _) => Some(*id),
