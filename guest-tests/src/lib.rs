@@ -25,7 +25,9 @@
 #![warn(missing_docs)]
 
 pub mod assets;
+pub mod driver;
 pub mod guest;
+pub mod lab;
 pub mod lines;
 pub mod netns;
 pub mod process;
@@ -38,8 +40,9 @@ pub mod vnicd;
 
 pub use assets::{Kernel, Qemu};
 pub use guest::{Guest, GuestBuilder, GuestProcess, Nic, Slots};
-pub use netns::NetNs;
+pub use lab::Lab;
+pub use netns::{Counters, NetNs};
 pub use process::{Output, Process, Signal};
 pub use transfer::Side;
-pub use usage::Usage;
+pub use usage::{Spent, Usage};
 pub use vnicd::Vnicd;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -24,6 +24,21 @@ use crate::spawn::die_with_parent;
 #[derive(Debug)]
 pub struct NetNs {
     fd: Arc<OwnedFd>,
+}
+
+/// What an interface has carried, seen from the host: a TAP receives what its guest sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received; a frame yet to be segmented is one.
+    pub rx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent; a frame yet to be segmented is one.
+    pub tx_packets: u64,
+    /// Packets that were not sent, for a TAP because its queue was full.
+    pub tx_dropped: u64,
 }
 
 impl NetNs {
@@ -103,6 +118,21 @@ impl NetNs {
         })
     }
 
+    /// What an interface has carried so far.
+    pub fn counters(&self, interface: &str) -> Result<Counters> {
+        let table = self.run_in(|| fs::read_to_string("/proc/thread-self/net/dev"))??;
+        let line = table.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+        let numbers: Vec<u64> = line
+            .with_context(|| format!("no interface {interface}"))?
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let [rx_bytes, rx_packets, _, _, _, _, _, _, tx_bytes, tx_packets, _, tx_dropped, ..] = numbers[..] else {
+            bail!("interface {interface} has too few counters: {numbers:?}");
+        };
+        Ok(Counters { rx_bytes, rx_packets, tx_bytes, tx_packets, tx_dropped })
+    }
+
     /// A path by which other programs can enter it while this program lives (`nsenter --net=PATH`).
     pub fn path(&self) -> String {
         use std::os::fd::AsRawFd;
@@ -120,6 +150,10 @@ mod tests {
         one.add_tap("tap0", 1).unwrap();
         assert_eq!(one.sh("ls /sys/class/net").unwrap(), "lo\ntap0\n");
         assert_eq!(other.sh("ls /sys/class/net").unwrap(), "lo\n");
+        assert_eq!(one.counters("tap0").unwrap().rx_bytes, 0);
+        one.sh("ping -c 1 -W 5 127.0.0.1").unwrap();
+        assert!(one.counters("lo").unwrap().tx_packets >= 2);
+        assert!(other.counters("tap0").is_err());
         assert!(other.sh("ip link show tap0").unwrap_err().to_string().contains("does not exist"));
     }
 

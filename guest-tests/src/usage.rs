@@ -21,6 +21,15 @@ pub struct Thread {
     pub involuntary_switches: u64,
 }
 
+/// What a process did between two readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Time on a CPU of all threads; the kernel counts in ticks of 10 ms.
+    pub cpu: Duration,
+    /// How often threads slept.
+    pub voluntary_switches: u64,
+}
+
 /// A process at the moment of the reading.
 #[derive(Clone, Debug)]
 pub struct Usage {
@@ -68,6 +77,14 @@ impl Usage {
     /// The threads whose names begin with `prefix`.
     pub fn threads_named<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Thread> {
         self.threads.iter().filter(move |thread| thread.name.starts_with(prefix))
+    }
+
+    /// What was done since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Spent {
+        Spent {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            voluntary_switches: self.voluntary_switches().saturating_sub(earlier.voluntary_switches()),
+        }
     }
 
     /// Voluntary switches of all threads.

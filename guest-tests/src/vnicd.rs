@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::assets;
 use crate::netns::NetNs;
 use crate::process::{LIFETIME, Process};
-use crate::usage::Usage;
+use crate::usage::{Spent, Usage};
 
 /// How long the daemon may take until it listens.
 const START: Duration = Duration::from_secs(10);
@@ -84,6 +84,13 @@ impl Vnicd {
     /// CPU time (in all and by thread), voluntary switches, private memory, descriptors and threads as of now.
     pub fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid())
+    }
+
+    /// What it does in the next `time`.
+    pub fn spends_in(&self, time: Duration) -> Result<Spent> {
+        let before = self.usage()?;
+        std::thread::sleep(time);
+        Ok(self.usage()?.since(&before))
     }
 
     /// SIGTERM, then SIGKILL if need be; how it ended.

@@ -1,0 +1,180 @@
+//! A virtio-net driver on a scripted front end, with a host at the other end of the TAP.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::frames::{self, Mac};
+use super::{Client, Queue};
+use crate::{NetNs, Vnicd};
+
+/// `VIRTIO_F_VERSION_1`.
+pub const VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_NET_F_MRG_RXBUF`.
+pub const MRG_RXBUF: u64 = 1 << 15;
+/// `VIRTIO_RING_F_EVENT_IDX`.
+pub const EVENT_IDX: u64 = 1 << 29;
+
+const GUEST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x77];
+const GUEST: [u8; 4] = [10, 77, 0, 2];
+const HOST: [u8; 4] = [10, 77, 0, 1];
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the driver posts receive buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Posting {
+    /// Chains posted at the start.
+    pub count: u16,
+    /// Bytes of each.
+    pub len: u32,
+}
+
+/// A running NIC of one pair.
+#[derive(Debug)]
+pub struct ScriptedNic {
+    /// Its front end.
+    pub client: Client,
+    /// Its receive queue.
+    pub rx: Queue,
+    /// Its transmit queue.
+    pub tx: Queue,
+    /// Bytes of the virtio-net header.
+    pub header_len: usize,
+    posted: std::collections::HashMap<u16, (u64, u32)>,
+    tx_buffer: u64,
+    host: UdpSocket,
+    host_mac: Mac,
+}
+
+impl ScriptedNic {
+    /// Starts vnicd's end and the driver's: both rings run. IPv6 is off at the host, so that only what a test sends
+    /// arrives.
+    pub fn start(ns: &NetNs, vnicd: &Vnicd, features: u64, size: u16, posting: Posting) -> Result<Self> {
+        let mut client = Client::start(vnicd.socket(), features)?;
+        let rx = client.running_queue(0, size)?;
+        let tx = client.running_queue(1, size)?;
+        Self::with_queues(ns, client, rx, tx, features, posting)
+    }
+
+    /// A NIC on rings that a test started in its own way.
+    pub fn with_queues(
+        ns: &NetNs,
+        mut client: Client,
+        rx: Queue,
+        tx: Queue,
+        features: u64,
+        posting: Posting,
+    ) -> Result<Self> {
+        ns.sh("ip addr replace 10.77.0.1/24 dev tap0 && ip neigh replace 10.77.0.2 lladdr 02:00:00:00:00:77 dev tap0")?;
+        let host_mac = frames::mac(&ns.sh("cat /sys/class/net/tap0/address")?).context("tap0 has no MAC address")?;
+        let host = ns.run_in(|| UdpSocket::bind((std::net::Ipv4Addr::from(HOST), 0)))??;
+        host.set_read_timeout(Some(PATIENCE))?;
+        let header_len = if features & (VERSION_1 | MRG_RXBUF) != 0 { 12 } else { 10 };
+        let tx_buffer = client.memory.allocate(128 << 10);
+        let mut nic =
+            Self { client, rx, tx, header_len, posted: std::collections::HashMap::new(), tx_buffer, host, host_mac };
+        for _ in 0..posting.count {
+            let at = nic.client.memory.allocate(posting.len.into());
+            nic.post(at, posting.len)?;
+        }
+        Ok(nic)
+    }
+
+    /// Posts a receive buffer.
+    pub fn post(&mut self, at: u64, len: u32) -> Result<()> {
+        let head = self.rx.add(&[(at, len)], true).context("the receive ring is full")?;
+        self.posted.insert(head, (at, len));
+        self.rx.kick().map(drop)
+    }
+
+    /// Posts a receive buffer of fresh memory.
+    pub fn post_fresh(&mut self, len: u32) -> Result<()> {
+        let at = self.client.memory.allocate(len.into());
+        self.post(at, len)
+    }
+
+    /// A frame with a datagram for the host's socket.
+    pub fn frame(&self, payload: &[u8]) -> Result<Vec<u8>> {
+        let port = self.host.local_addr()?.port();
+        Ok(frames::udp(GUEST_MAC, self.host_mac, (GUEST, 9000), (HOST, port), payload))
+    }
+
+    /// Sends a frame in `pieces` behind a header, and waits until the device has used it.
+    pub fn send_raw(&mut self, header: &[u8], frame: &[u8], pieces: usize) -> Result<()> {
+        let bytes: Vec<u8> = [header, frame].concat();
+        self.client.memory.map.write_slice(&bytes, GuestAddress(self.tx_buffer))?;
+        let piece = bytes.len().div_ceil(pieces.max(1));
+        let buffers: Vec<_> = bytes
+            .chunks(piece)
+            .enumerate()
+            .map(|(i, chunk)| (self.tx_buffer + (i * piece) as u64, chunk.len() as u32))
+            .collect();
+        let head = self.tx.add(&buffers, false).context("the transmit ring is full")?;
+        self.tx.kick()?;
+        match self.tx.wait_used(PATIENCE)? {
+            (used, 0) if used == head => Ok(()),
+            other => bail!("chain {head} came back as {other:?}"),
+        }
+    }
+
+    /// Sends a datagram to the host and checks that it arrives as it was.
+    pub fn send(&mut self, payload: &[u8], pieces: usize) -> Result<()> {
+        let frame = self.frame(payload)?;
+        self.send_raw(&vec![0; self.header_len], &frame, pieces)?;
+        self.host_receives(payload)
+    }
+
+    /// Waits for a datagram at the host and compares it.
+    pub fn host_receives(&self, payload: &[u8]) -> Result<()> {
+        let mut got = vec![0; 70_000];
+        let n = self.host.recv(&mut got).context("the host got no datagram")?;
+        if got[..n] != *payload {
+            bail!("the host got {n} bytes that differ from the {} sent", payload.len());
+        }
+        Ok(())
+    }
+
+    /// Has the host send a datagram to the guest.
+    pub fn host_sends(&self, payload: &[u8]) -> Result<()> {
+        self.host.send_to(payload, (std::net::Ipv4Addr::from(GUEST), 9000))?;
+        Ok(())
+    }
+
+    /// Waits for a frame from the device: its bytes without the header, and over how many buffers it came.
+    pub fn receive(&mut self) -> Result<(Vec<u8>, u16)> {
+        let mut bytes = self.take_buffer()?;
+        let buffers = if self.header_len == 12 { u16::from_le_bytes([bytes[10], bytes[11]]) } else { 1 };
+        for _ in 1..buffers {
+            bytes.extend(self.take_buffer()?);
+        }
+        Ok((bytes.split_off(self.header_len), buffers))
+    }
+
+    fn take_buffer(&mut self) -> Result<Vec<u8>> {
+        let (head, len) = self.rx.wait_used(PATIENCE)?;
+        let (at, room) = self.posted.remove(&head).context("the device used a buffer that was not posted")?;
+        if len > room {
+            bail!("the device claims {len} bytes in a buffer of {room}");
+        }
+        let mut bytes = vec![0; len as usize];
+        self.client.memory.map.read_slice(&mut bytes, GuestAddress(at))?;
+        Ok(bytes)
+    }
+
+    /// Has the host send a datagram and checks that it comes to the guest as it was: over how many buffers.
+    pub fn exchange(&mut self, payload: &[u8]) -> Result<u16> {
+        self.host_sends(payload)?;
+        self.expect(payload)
+    }
+
+    /// Waits for a datagram at the guest and compares it: over how many buffers it came.
+    pub fn expect(&mut self, payload: &[u8]) -> Result<u16> {
+        let (frame, buffers) = self.receive()?;
+        match frames::udp_payload(&frame) {
+            Some((9000, got)) if got == payload => Ok(buffers),
+            other => bail!("the guest got another frame: {:?} bytes of payload", other.map(|(_, p)| p.len())),
+        }
+    }
+}
