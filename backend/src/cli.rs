@@ -48,6 +48,10 @@ pub struct Cli {
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
 
+    /// Answer vnicctl on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// What to log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,

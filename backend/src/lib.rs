@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod control;
 pub mod device;
 pub mod frontend;
 pub mod memory;

@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 
 use vnicd::cli::{Cli, LogFormat, UplinkSpec};
+use vnicd::control::ControlServer;
 use vnicd::device::{Device, DeviceSetup};
 use vnicd::frontend::Server;
 use vnicd::offload::Offloads;
@@ -62,11 +63,18 @@ fn start_log(cli: &Cli) -> Result<(), Box<dyn Error>> {
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
     // Sockets first: whoever waits for the path to appear may connect while the uplink is opened.
     let entrance = open_entrance(cli)?;
+    let control = match cli.control.clone() {
+        Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
+        None => None,
+    };
     let device = Arc::new(open_device(cli)?);
 
     let stopped = Rc::new(Cell::new(false));
     let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
     events.add_subscriber(Box::new(Signals::new(stopped.clone())?));
+    if let Some(listening) = control {
+        events.add_subscriber(Box::new(ControlServer::new(listening, vec![device.clone()])));
+    }
     let mut server = Server::new(device)?;
     match entrance {
         Entrance::Path(listening) => {
@@ -118,7 +126,8 @@ fn open_device(cli: &Cli) -> Result<Device, Box<dyn Error>> {
         Some(list) => list.0.clone(),
         None => own_cpus()?,
     };
-    Ok(Device::new(DeviceSetup { number: 0, uplinks, offloads, max_queue_size: cli.queue_size, cpus }))
+    let uplink = format!("tap {}", tap.name);
+    Ok(Device::new(DeviceSetup { number: 0, uplink, uplinks, offloads, max_queue_size: cli.queue_size, cpus }))
 }
 
 /// The CPUs that this process may run on, starting at another one in each process, so that many daemons spread.

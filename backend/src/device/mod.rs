@@ -25,6 +25,8 @@ pub struct DeviceSetup {
     pub number: u32,
     /// The halves of an uplink queue for each of its pairs.
     pub uplinks: Vec<(Tx, Rx)>,
+    /// What the uplink is, in words.
+    pub uplink: String,
     /// What the uplink takes and gives.
     pub offloads: Offloads,
     /// Largest ring that is accepted.
@@ -37,11 +39,24 @@ pub struct DeviceSetup {
 #[derive(Debug)]
 pub struct Device {
     number: u32,
+    uplink: String,
     offered: u64,
     max_queue_size: u16,
     cpus: Vec<usize>,
     counters: DeviceCounters,
     pairs: Vec<Mutex<PairState>>,
+    front_end: Mutex<Option<FrontEnd>>,
+}
+
+/// The front end that a device has, as far as others care.
+#[derive(Clone, Debug, Default)]
+pub struct FrontEnd {
+    /// Its process.
+    pub pid: i32,
+    /// The features that its driver acknowledged.
+    pub features: Option<u64>,
+    /// Its rings that are started.
+    pub started: Vec<QueueId>,
 }
 
 #[derive(Debug)]
@@ -68,12 +83,31 @@ impl Device {
         let pairs: Vec<_> = setup.uplinks.into_iter().map(|(tx, rx)| Mutex::new(PairState::Idle(tx, rx))).collect();
         Self {
             number: setup.number,
+            uplink: setup.uplink,
             offered: offered(setup.offloads, pairs.len()),
             max_queue_size: setup.max_queue_size,
             cpus: setup.cpus,
             counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
             pairs,
+            front_end: Mutex::new(None),
         }
+    }
+
+    /// What the uplink is, in words.
+    #[must_use]
+    pub fn uplink(&self) -> &str {
+        &self.uplink
+    }
+
+    /// The front end that is connected.
+    #[must_use]
+    pub fn front_end(&self) -> Option<FrontEnd> {
+        self.front_end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes who is connected.
+    pub fn set_front_end(&self, front_end: Option<FrontEnd>) {
+        *self.front_end.lock().unwrap_or_else(PoisonError::into_inner) = front_end;
     }
 
     /// The device's number, the first part of its queues' names.

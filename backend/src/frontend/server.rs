@@ -129,7 +129,7 @@ impl Connection {
 }
 
 fn serve(stream: &UnixStream, device: Arc<Device>) {
-    let session = Arc::new(Mutex::new(Session::new(device)));
+    let session = Arc::new(Mutex::new(Session::new(device, peer(stream))));
     let result = adapter::serve(stream, &session);
     session.lock().unwrap_or_else(PoisonError::into_inner).end();
     // The front end learns of it at once, though the server holds the socket until it hears of the end.

@@ -17,7 +17,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::device::{Device, FeatureNames, understood};
+use crate::device::{Device, FeatureNames, FrontEnd, understood};
 use crate::memory::{MemoryError, MemoryTable, RegionInfo};
 use crate::ring::{Access, RingSetup};
 use crate::worker::{Direction, Mailbox, MailboxError, Message, QueueId, RingFds};
@@ -73,6 +73,8 @@ struct Ring {
 #[derive(Debug)]
 pub(super) struct Session {
     device: Arc<Device>,
+    /// Process of the front end.
+    pid: i32,
     features: Option<u64>,
     protocol_features: u64,
     status: u8,
@@ -81,9 +83,19 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(device: Arc<Device>) -> Self {
+    pub(super) fn new(device: Arc<Device>, pid: i32) -> Self {
         let rings = (0..device.rings()).map(|_| Ring::default()).collect();
-        Self { device, features: None, protocol_features: 0, status: 0, memory: Arc::default(), rings }
+        let memory = Arc::default();
+        let session = Self { device, pid, features: None, protocol_features: 0, status: 0, memory, rings };
+        session.note();
+        session
+    }
+
+    /// Tells the device what others may want to know of this session.
+    fn note(&self) {
+        let started = |(at, ring): (usize, &Ring)| ring.started.then(|| self.id(at));
+        let started = self.rings.iter().enumerate().filter_map(started).collect();
+        self.device.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started }));
     }
 
     /// Whether SET_FEATURES has come.
@@ -116,6 +128,7 @@ impl Session {
         if let Err(e) = self.change_memory(MemoryTable::default()) {
             tracing::error!("the front end's memory stays mapped: {}", chain(&e));
         }
+        self.device.set_front_end(None);
     }
 
     fn id(&self, index: usize) -> QueueId {
@@ -159,6 +172,7 @@ impl Session {
         let fds = std::mem::take(&mut ring.fds);
         worker.ask(|answer| Message::RingEnable(id, ring.enabled, answer)).map_err(Refusal::Worker)?;
         worker.ask(|answer| Message::RingUp(id, setup, fds, answer)).map_err(Refusal::Worker)?;
+        self.note();
         Ok(())
     }
 
@@ -188,6 +202,7 @@ impl Session {
         if !std::mem::take(&mut ring.started) {
             return Ok(0);
         }
+        self.note();
         let Some(worker) = self.worker_of(id) else { return Ok(0) };
         Ok(worker.ask(|answer| Message::RingDown(id, answer))?.unwrap_or(0))
     }
@@ -255,6 +270,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if self.features != Some(features) {
             tracing::info!("features: {}", FeatureNames(features));
             self.features = Some(features);
+            self.note();
             for worker in self.workers() {
                 worker.send(Message::Features(understood(features)));
             }

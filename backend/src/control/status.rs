@@ -1,0 +1,81 @@
+//! What the daemon is doing, as `vnicctl status` shows it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::device::{Device, FeatureNames};
+use crate::worker::{Direction, QueueId};
+
+/// The daemon.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its devices.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// A device.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DeviceStatus {
+    /// Its name, the first part of its queues' names.
+    pub name: String,
+    /// Where its packets go.
+    pub uplink: String,
+    /// Process of the front end that is connected.
+    pub front_end_pid: Option<i32>,
+    /// Features that the driver acknowledged, by name.
+    pub features: Option<String>,
+    /// Its queue pairs, those that ever ran.
+    pub pairs: Vec<PairStatus>,
+    /// Queue pairs that it offers.
+    pub queue_pairs: u16,
+}
+
+/// A queue pair.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PairStatus {
+    /// Its name.
+    pub id: String,
+    /// Whether its receive ring is started.
+    pub rx_started: bool,
+    /// Whether its transmit ring is started.
+    pub tx_started: bool,
+    /// What it counted; the names are those of [`crate::worker::PairCounters`].
+    pub counters: Value,
+}
+
+impl Status {
+    /// As it is now.
+    #[must_use]
+    pub fn of(devices: &[&Device]) -> Self {
+        let version = env!("CARGO_PKG_VERSION").into();
+        Self { version, pid: std::process::id(), devices: devices.iter().map(|d| DeviceStatus::of(d)).collect() }
+    }
+}
+
+impl DeviceStatus {
+    fn of(device: &Device) -> Self {
+        let front_end = device.front_end();
+        let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
+        let pair = |(n, counters): (usize, &std::sync::Arc<_>)| {
+            let id = QueueId::pair(device.number(), n as u16);
+            device.worker(id.pair).map(|_| PairStatus {
+                id: id.to_string(),
+                rx_started: started(id.with(Direction::Rx)),
+                tx_started: started(id.with(Direction::Tx)),
+                counters: serde_json::to_value(&**counters).unwrap_or(Value::Null),
+            })
+        };
+        Self {
+            name: format!("nic{}", device.number()),
+            uplink: device.uplink().to_owned(),
+            front_end_pid: front_end.as_ref().map(|f| f.pid),
+            features: front_end.as_ref().and_then(|f| f.features).map(|f| FeatureNames(f).to_string()),
+            pairs: device.counters().iter().enumerate().filter_map(pair).collect(),
+            queue_pairs: device.rings() / 2,
+        }
+    }
+}
