@@ -1,11 +1,13 @@
 //! The vhost-user protocol: whoever connects tells of guest memory and rings, and this room passes it on to workers.
 //!
-//! The `vhost` crate reads, checks and answers messages. [`adapter`](self) answers those that it leaves out, and
-//! `session` says what each message means. Nothing here touches a packet.
+//! The `vhost` crate reads, checks and answers messages; `adapter` answers the few that it leaves out. `messages` says
+//! what each of them means to the `session`. Nothing here touches a packet.
 
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod messages;
+mod refusal;
 mod server;
 mod session;
 

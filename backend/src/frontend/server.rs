@@ -11,7 +11,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::Error;
 
 use super::adapter;
-use super::session::{Session, chain};
+use super::refusal::chain;
+use super::session::Session;
 use crate::device::Device;
 
 /// Accepts front ends for a device and serves them, each on a thread of its own.

@@ -10,6 +10,9 @@ mod mailbox;
 mod pair;
 mod queue;
 mod run;
+mod rx;
+mod shared;
+mod tx;
 mod wakeups;
 
 use std::io;
@@ -19,7 +22,8 @@ use std::thread::JoinHandle;
 pub use counters::{Counter, DeviceCounters, PairCounters};
 pub use id::{Direction, QueueId};
 pub use mailbox::{Mailbox, MailboxError, Message, RingFds};
-pub use pair::{Features, Pair, PairSetup};
+pub use pair::{Pair, PairSetup};
+pub use shared::Features;
 
 /// Most packets that one direction of a pair moves in a round.
 pub const BURST_PACKETS: usize = 64;

@@ -1,0 +1,275 @@
+//! What each message means to a session (vhost-user, "Front-end message types"). The `vhost` crate has read and checked
+//! its form before.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
+    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
+
+use super::refusal::Refusal;
+use super::session::Session;
+use crate::device::{FeatureNames, understood};
+use crate::memory::{MemoryTable, RegionInfo};
+use crate::worker::Message;
+
+/// Memory regions that a guest may have: what KVM itself allows, less what VMMs keep for other things.
+const MAX_MEM_SLOTS: u64 = 509;
+
+/// What is offered of the protocol. QEMU acknowledges every bit that it sees, so only what works stands here.
+const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+    .union(VhostUserProtocolFeatures::STATUS);
+
+fn region(info: &VhostUserMemoryRegion) -> RegionInfo {
+    RegionInfo {
+        guest_address: info.guest_phys_addr,
+        size: info.memory_size,
+        user_address: info.user_addr,
+        mmap_offset: info.mmap_offset,
+    }
+}
+
+impl VhostUserBackendReqHandlerMut for Session {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        Err(Refusal::Unsupported("RESET_DEVICE").into())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.device.offered())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let unknown = features & !self.device.offered();
+        if unknown != 0 {
+            return Err(Refusal::NotOffered(unknown).into());
+        }
+        if self.features != Some(features) {
+            tracing::info!("features: {}", FeatureNames(features));
+            self.features = Some(features);
+            self.note();
+            for worker in self.workers() {
+                worker.send(Message::Features(understood(features)));
+            }
+        }
+        // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
+        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+            for index in 0..self.device.rings() {
+                self.set_vring_enable(index.into(), true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        let mut memory = MemoryTable::default();
+        for (info, file) in regions.iter().zip(files) {
+            memory = memory.with_region(region(info), file).map_err(Refusal::Memory)?;
+        }
+        self.change_memory(memory)?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let max = self.device.max_queue_size();
+        let (_, id, ring) = self.ring(index)?;
+        if ring.started {
+            return Err(Refusal::Running { id }.into());
+        }
+        match u16::try_from(num) {
+            Ok(size) if size.is_power_of_two() && size <= max => ring.size = size,
+            _ => return Err(Refusal::RingSize { id, size: num, max }.into()),
+        }
+        Ok(())
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let (at, id, ring) = self.ring(index)?;
+        let addresses = Some([descriptor, available, used]);
+        if ring.addresses == addresses {
+            return Ok(());
+        }
+        ring.addresses = addresses;
+        if ring.started {
+            return Err(Refusal::Running { id }.into());
+        }
+        // Whoever shares the wrong memory learns of it here rather than from a silent NIC.
+        if self.rings[at].size > 0 && !self.memory.is_empty() {
+            self.ring_setup(at, id)?;
+        }
+        Ok(())
+    }
+
+    /// A split ring that is quiet stands where its used index says, whatever the front end remembers: some remember
+    /// the driver's index, which would skip what was posted before the ring started. So the base is not looked at.
+    fn set_vring_base(&mut self, index: u32, _base: u32) -> Result<()> {
+        self.ring(index).map(drop)
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let (at, ..) = self.ring(index)?;
+        let base = self.stop_ring(at)?;
+        Ok(VhostUserVringState::new(index, base.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let (at, id, ring) = self.ring(index.into())?;
+        let kick = file.map(OwnedFd::from);
+        if ring.started {
+            self.tell(id, Message::Kick(id, kick));
+            return Ok(());
+        }
+        ring.fds.kick = kick;
+        self.start_ring(at)
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let (_, id, ring) = self.ring(index.into())?;
+        let call = file.map(OwnedFd::from);
+        if ring.started {
+            self.tell(id, Message::Call(id, call));
+        } else {
+            ring.fds.call = call;
+        }
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let (_, id, ring) = self.ring(index.into())?;
+        let err = file.map(OwnedFd::from);
+        if ring.started {
+            self.tell(id, Message::Err(id, err));
+        } else {
+            ring.fds.err = err;
+        }
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(PROTOCOL_FEATURES)
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        let unknown = features & !PROTOCOL_FEATURES.bits();
+        if unknown != 0 {
+            return Err(Refusal::ProtocolNotOffered(unknown).into());
+        }
+        self.protocol_features = features;
+        Ok(())
+    }
+
+    /// The number of rings: some front ends mean pairs, one means rings, and the larger number satisfies both.
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.device.rings().into())
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        let (_, id, ring) = self.ring(index)?;
+        ring.enabled = enable;
+        if ring.started
+            && let Some(worker) = self.worker_of(id)
+        {
+            worker.ask(|answer| Message::RingEnable(id, enable, answer)).map_err(Refusal::Worker)?;
+        }
+        Ok(())
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_MEM_SLOTS)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        info: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        let info = region(info);
+        // QEMU adds the same regions once more for its second queue pair.
+        if !self.memory.contains(&info) {
+            let memory = self.memory.with_region(info, file).map_err(Refusal::Memory)?;
+            self.change_memory(memory)?;
+        }
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, info: &VhostUserSingleMemoryRegion) -> Result<()> {
+        // For the same reason a region may be gone already.
+        if let Some(memory) = self.memory.without_region(info.guest_phys_addr, info.memory_size) {
+            self.change_memory(memory)?;
+        }
+        Ok(())
+    }
+
+    fn get_config(&mut self, _offset: u32, _size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        Err(Refusal::Unsupported("GET_CONFIG").into())
+    }
+
+    fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        Err(Refusal::Unsupported("SET_CONFIG").into())
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        Err(Refusal::Unsupported("GPU_SET_SOCKET").into())
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        Err(Refusal::Unsupported("GET_SHARED_OBJECT").into())
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(Refusal::Unsupported("GET_INFLIGHT_FD").into())
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(Refusal::Unsupported("SET_INFLIGHT_FD").into())
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> Result<Option<File>> {
+        Err(Refusal::Unsupported("SET_DEVICE_STATE_FD").into())
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(Refusal::Unsupported("CHECK_DEVICE_STATE").into())
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(Refusal::Unsupported("GET_SHMEM_CONFIG").into())
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(Refusal::Unsupported("SET_LOG_BASE").into())
+    }
+}
