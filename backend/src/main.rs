@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -25,6 +26,9 @@ use vnicd::uplink;
 
 /// Exit code for words that make no sense and for what cannot be opened.
 const EXIT_CONFIGURATION: u8 = 2;
+
+/// How long to leave a front end waiting that cannot be let in now, for want of file descriptors or memory.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     // "When this option is given, all others are ignored" (vhost-user, "Back-end program conventions").
@@ -197,6 +201,8 @@ impl MutEventSubscriber for Door {
             self.server.reap();
         } else if let Err(e) = self.server.accept_from(self.entrance.get()) {
             tracing::error!("a front end could not be let in: {e}");
+            // It stays at the door, and the door would be reported open again at once: no spinning on it.
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 }

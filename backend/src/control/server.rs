@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde_json::Value;
@@ -19,6 +20,8 @@ use crate::opener::Listening;
 const MAX_REQUEST: usize = 64 << 10;
 /// Most clients at a time; more wait until one leaves.
 const MAX_CLIENTS: usize = 64;
+/// How long to leave a client waiting that cannot be let in now.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Most bytes of answers kept for a client that does not read them.
 const MAX_UNREAD: usize = 4 << 20;
 
@@ -67,6 +70,7 @@ impl ControlServer {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
                     tracing::warn!("a control client could not be let in: {e}");
+                    std::thread::sleep(RETRY_INTERVAL);
                     return;
                 }
             }
