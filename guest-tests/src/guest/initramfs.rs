@@ -32,7 +32,7 @@ pub(crate) fn build(kernel: Kernel) -> Result<PathBuf> {
         return Ok(archive);
     }
     let _ = fs::remove_file(&stamp);
-    let tree = tempfile::Builder::new().prefix("initramfs-").tempdir_in(&cache)?;
+    let tree = tempfile::Builder::new().prefix("initramfs-").tempdir()?;
     inputs.fill(tree.path())?;
     // A guest that boots now keeps reading the old archive.
     let new = archive.with_extension("new");

@@ -1,0 +1,27 @@
+# `make demo` is the place to begin. Everything here calls cargo or a script; see the comments at the top of each.
+
+PAIRS ?= 5
+
+.PHONY: all demo test bench-guest check clean
+
+all:
+	cargo build --release -p vnicd
+
+# A guest boots on vnicd, traffic goes both ways, everything is taken down again.
+demo:
+	@scripts/demo
+
+# All tests; the last line is "N passed, N failed".
+test:
+	@scripts/test
+
+# vnicd and QEMU's own TAP in turn in the same guest: table, JSON and plot in target/bench-guest.
+bench-guest:
+	@scripts/bench-guest --pairs $(PAIRS)
+
+# What is checked before a change is taken: format, lints, documentation, tests.
+check:
+	@.ci/run
+
+clean:
+	cargo clean

@@ -1,0 +1,15 @@
+//! What the benches share: comparing two subjects fairly and telling the result.
+//!
+//! A bench measures two subjects in turn in one run (A B A B ...), because on a machine that others use only the ratio
+//! of neighbours means something. It fills a [`report::Report`], which becomes a table ([`report`]), a JSON file and a
+//! plot ([`plot`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything down,
+//! however a run ends.
+
+#![warn(missing_docs)]
+
+pub mod iperf;
+pub mod plot;
+pub mod report;
+pub mod rig;
+pub mod stats;
+pub mod supervise;
