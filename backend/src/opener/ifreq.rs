@@ -10,6 +10,26 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// linux/sockios.h; not in the libc crate.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
 
+/// linux/sockios.h; a bridge takes its old commands (linux/if_bridge.h) through it.
+const SIOCDEVPRIVATE: libc::Ioctl = 0x89f0;
+const BRCTL_GET_PORT_LIST: libc::c_ulong = 7;
+/// What the kernel allows (BR_MAX_PORTS).
+const MAX_BRIDGE_PORTS: usize = 1024;
+
+/// linux/ethtool.h
+const ETHTOOL_GDRVINFO: u32 = 0x3;
+const ETHTOOL_GLINK: u32 = 0xa;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    versions: [u8; 64],
+    bus: [u8; 32],
+    rest: [u8; 64],
+}
+
 const EMPTY: libc::ifreq =
     libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 } };
 
@@ -55,21 +75,43 @@ impl Interfaces {
         }
     }
 
-    /// Brings the interface up.
+    /// Brings the interface up. One that is up already takes no rights.
     pub(super) fn set_up(&self, name: &IfName) -> io::Result<()> {
         let mut request = self.call(libc::SIOCGIFFLAGS, name.request())?;
         // SAFETY: SIOCGIFFLAGS filled ifru_flags; all bit patterns are a short.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
+        if i32::from(flags) & libc::IFF_UP != 0 {
+            return Ok(());
+        }
         request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
         self.call(libc::SIOCSIFFLAGS, request).map(drop)
     }
 
-    /// Whether an interface that is up has a carrier.
-    pub(super) fn is_running(&self, name: &IfName) -> io::Result<bool> {
-        let answer = self.call(libc::SIOCGIFFLAGS, name.request())?;
-        // SAFETY: SIOCGIFFLAGS filled ifru_flags; all bit patterns are a short.
-        let flags = unsafe { answer.ifr_ifru.ifru_flags };
-        Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
+    /// Whether the TUN driver made the interface, as one that carries Ethernet frames.
+    pub(super) fn is_tap(&self, name: &IfName) -> io::Result<bool> {
+        let mut info =
+            DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], versions: [0; 64], bus: [0; 32], rest: [0; 64] };
+        match self.ethtool(name, &mut info) {
+            Ok(()) => Ok(info.driver.starts_with(b"tun\0") && info.bus.starts_with(b"tap\0")),
+            // The loopback and others have no driver to tell of.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether an interface that is up has a carrier at this moment. `IFF_RUNNING` would tell it late: up to a second
+    /// after a TAP was closed it still says yes.
+    pub(super) fn has_carrier(&self, name: &IfName) -> io::Result<bool> {
+        let mut value = [ETHTOOL_GLINK, 0];
+        self.ethtool(name, &mut value)?;
+        Ok(value[1] != 0)
+    }
+
+    /// Passes a command with room for its answer to the interface's driver (linux/ethtool.h).
+    fn ethtool<T>(&self, name: &IfName, command: &mut T) -> io::Result<()> {
+        let mut request = name.request();
+        request.ifr_ifru.ifru_data = (&raw mut *command).cast();
+        self.call(libc::SIOCETHTOOL, request).map(drop)
     }
 
     /// Makes the interface with this index a port of `bridge`.
@@ -77,10 +119,19 @@ impl Interfaces {
         let mut request = bridge.request();
         request.ifr_ifru.ifru_ifindex = index;
         match self.call(SIOCBRADDIF, request) {
-            // EBUSY: it is a port of a bridge already; of this one, or the caller was told to mend it.
-            Err(e) if e.raw_os_error() != Some(libc::EBUSY) => Err(e),
-            _ => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && self.ports_of(bridge)?.contains(&index) => Ok(()),
+            other => other.map(drop),
         }
+    }
+
+    /// Indices of the interfaces that are ports of `bridge`; 0 where there is none.
+    fn ports_of(&self, bridge: &IfName) -> io::Result<Vec<libc::c_int>> {
+        let mut ports = vec![0 as libc::c_int; MAX_BRIDGE_PORTS];
+        let mut list = [BRCTL_GET_PORT_LIST, ports.as_mut_ptr() as libc::c_ulong, MAX_BRIDGE_PORTS as libc::c_ulong, 0];
+        let mut request = bridge.request();
+        request.ifr_ifru.ifru_data = (&raw mut list).cast();
+        self.call(SIOCDEVPRIVATE, request)?;
+        Ok(ports)
     }
 
     fn call(&self, number: libc::Ioctl, mut request: libc::ifreq) -> io::Result<libc::ifreq> {

@@ -46,7 +46,7 @@ pub enum OpenTapError {
     /// No right to make or use the TAP.
     #[error(
         "no right to open TAP '{0}': start vnicd with CAP_NET_ADMIN, or make the TAP for its user with \
-         'ip tuntap add dev {0} mode tap multi_queue vnet_hdr user USER'"
+         'ip tuntap add dev {0} mode tap multi_queue vnet_hdr user USER' and 'ip link set {0} up'"
     )]
     Rights(String),
     /// The interface is there but is no TAP.
@@ -58,6 +58,30 @@ pub enum OpenTapError {
     /// The bridge is not there.
     #[error("bridge '{0}' does not exist: make it with 'ip link add {0} type bridge'")]
     NoBridge(String),
+    /// It is there and is something else.
+    #[error("interface '{0}' is not a bridge: name another one, or make a bridge with 'ip link add NAME type bridge'")]
+    NotBridge(String),
+    /// The TAP hangs on something else.
+    #[error(
+        "TAP '{name}' belongs to another bridge or bond than '{bridge}': take it off with 'ip link set {name} nomaster'"
+    )]
+    OtherBridge {
+        /// The TAP.
+        name: String,
+        /// The bridge that was asked for.
+        bridge: String,
+    },
+    /// Anything else the kernel refused about the bridge.
+    #[error("cannot put TAP '{name}' on bridge '{bridge}'")]
+    Bridge {
+        /// The TAP.
+        name: String,
+        /// The bridge.
+        bridge: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// Anything else the kernel refused.
     #[error("cannot {what} TAP '{name}'")]
     Kernel {
@@ -92,7 +116,7 @@ pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
         None => None,
     };
     if existed {
-        refuse_busy(&interfaces, &name)?;
+        refuse_foreign(&interfaces, &name)?;
     }
 
     let (first, name, multi_queue) = open_first(&name, existed)?;
@@ -112,7 +136,14 @@ pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
     if let Some(bridge) = bridge
         && let Some(index) = interfaces.index(&name).map_err(kernel("look for"))?
     {
-        interfaces.add_to_bridge(&bridge, index).map_err(kernel("put on its bridge the"))?;
+        interfaces.add_to_bridge(&bridge, index).map_err(|source| {
+            let (name, bridge) = (name.as_str().to_owned(), bridge.as_str().to_owned());
+            match source.raw_os_error() {
+                Some(libc::EBUSY) => OpenTapError::OtherBridge { name, bridge },
+                Some(libc::EOPNOTSUPP) => OpenTapError::NotBridge(bridge),
+                _ => OpenTapError::Bridge { name, bridge, source },
+            }
+        })?;
     }
     interfaces.set_up(&name).map_err(|source| match source.raw_os_error() {
         Some(libc::EPERM) => OpenTapError::Rights(name.as_str().to_owned()),
@@ -128,27 +159,19 @@ fn open_tun() -> Result<OwnedFd, OpenTapError> {
     tun.map(OwnedFd::from).map_err(OpenTapError::Driver)
 }
 
-/// A multi-queue TAP lets any number of programs open queues of it, which would share its frames: one that has a
-/// carrier is in use.
-fn refuse_busy(interfaces: &Interfaces, name: &IfName) -> Result<(), OpenTapError> {
+/// Refuses an interface that is no TAP before it is touched, and a TAP that is in use. A multi-queue TAP lets any number
+/// of programs open queues of it, which would share its frames: one that has a carrier is in use.
+fn refuse_foreign(interfaces: &Interfaces, name: &IfName) -> Result<(), OpenTapError> {
+    let kernel = |source| OpenTapError::Kernel { name: name.as_str().to_owned(), what: "look at", source };
+    if !interfaces.is_tap(name).map_err(kernel)? {
+        return Err(OpenTapError::NotTap(name.as_str().to_owned()));
+    }
     // The carrier is only seen while the interface is up. Whoever may not bring it up learns of that later.
     let _ = interfaces.set_up(name);
-    match interfaces.is_running(name) {
-        Ok(true) if is_tap(name) => Err(OpenTapError::Busy(name.as_str().to_owned())),
+    match interfaces.has_carrier(name) {
+        Ok(true) => Err(OpenTapError::Busy(name.as_str().to_owned())),
         _ => Ok(()),
     }
-}
-
-/// Whether an existing interface takes one of the two ways in which a TAP can be opened, or says that it is busy.
-fn is_tap(name: &IfName) -> bool {
-    [libc::IFF_MULTI_QUEUE, 0].into_iter().any(|queues| {
-        let opened = open_tun().map(|tun| ifreq::set_iff(&tun, name, FLAGS | queues));
-        match opened {
-            Ok(Ok(_)) => true,
-            Ok(Err(e)) => e.raw_os_error() != Some(libc::EINVAL),
-            Err(_) => false,
-        }
-    })
 }
 
 /// The first queue, with the interface's real name and whether it takes more of them.
