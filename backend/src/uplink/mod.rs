@@ -35,6 +35,8 @@ pub enum Sent {
     Full,
     /// The uplink is down: the frame is lost.
     Down,
+    /// The uplink has gone for good: the frame is lost.
+    Gone,
     /// The uplink refused the frame: it is lost.
     Refused,
     /// The guest's buffers vanished from under the frame.

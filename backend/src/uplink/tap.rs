@@ -87,8 +87,10 @@ impl TapTx {
             return match errno() {
                 libc::EINTR => continue,
                 libc::EAGAIN => Sent::Full,
-                // EIO: the interface is down. EBADFD: the queue is detached or the interface deleted.
-                libc::EIO | libc::EBADFD => Sent::Down,
+                // The interface is down.
+                libc::EIO => Sent::Down,
+                // The interface is deleted: of a detached queue nothing is sent.
+                libc::EBADFD => Sent::Gone,
                 libc::EFAULT => Sent::Fault,
                 _ => Sent::Refused,
             };

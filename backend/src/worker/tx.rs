@@ -1,5 +1,7 @@
 //! Guest to uplink: a burst of chains, each sent straight from the guest's buffers behind a judged copy of its header.
 
+use std::io;
+
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
@@ -93,6 +95,10 @@ impl TxHalf {
                 Sent::Down => {
                     counters.tx_dropped_down.add(1);
                     shared.link_is(Link::Down);
+                }
+                Sent::Gone => {
+                    counters.tx_dropped_down.add(1);
+                    shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
                 }
                 Sent::Refused => counters.tx_dropped_refused.add(1),
                 Sent::Fault => return Err(RingError::Vanished),
