@@ -23,11 +23,11 @@ pub struct Cli {
     pub fd: Option<i32>,
 
     /// Permission bits of the socket, in octal
-    #[arg(long, value_name = "MODE", requires = "socket_path", value_parser = octal)]
+    #[arg(long, value_name = "MODE", conflicts_with = "fd", value_parser = octal)]
     pub socket_mode: Option<u32>,
 
     /// Group of the socket, a name or a number
-    #[arg(long, value_name = "GROUP", requires = "socket_path", value_parser = group)]
+    #[arg(long, value_name = "GROUP", conflicts_with = "fd", value_parser = group)]
     pub socket_group: Option<u32>,
 
     /// Where packets go: tap=NAME[,bridge=BR]; %d in the name is replaced by a free number

@@ -41,13 +41,17 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            let mut text = format!("vnicd: {e}");
+            let mut text = e.to_string();
             let mut source = e.source();
             while let Some(cause) = source {
                 text += &format!(": {cause}");
                 source = cause.source();
             }
-            eprintln!("{text}");
+            // Printed whatever --log says, and for machines where they read.
+            match cli.log_format {
+                LogFormat::Text => eprintln!("vnicd: {text}"),
+                LogFormat::Json => eprintln!("{}", serde_json::json!({ "level": "ERROR", "message": text })),
+            }
             ExitCode::from(EXIT_CONFIGURATION)
         }
     }
@@ -56,6 +60,13 @@ fn main() -> ExitCode {
 fn start_log(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log)
         .map_err(|e| format!("--log '{}' is neither a level nor a filter: {e}", cli.log))?;
+    // A filter may be a mere target, and then a mistyped level would silence everything.
+    let word = cli.log.bytes().all(|b| b.is_ascii_alphanumeric());
+    if word && cli.log.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        return Err(
+            format!("--log '{}' is no level: use error, warn, info, debug, trace, or TARGET=LEVEL", cli.log).into()
+        );
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match cli.log_format {
         LogFormat::Text => log.with_ansi(false).init(),
