@@ -20,8 +20,8 @@ use crate::assets;
 use crate::process::Process;
 use crate::spawn::die_with_parent;
 
-/// A network namespace that lives as long as this value and the processes in it.
-#[derive(Debug)]
+/// A network namespace that lives as long as this value, its clones and the processes in it.
+#[derive(Clone, Debug)]
 pub struct NetNs {
     fd: Arc<OwnedFd>,
 }

@@ -4,11 +4,14 @@
 //! lives as long as the program makes them all.
 
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 
+use rustix::io::FdFlags;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// Makes the kernel kill the command's process when the thread that spawns it ends.
@@ -23,6 +26,20 @@ pub fn die_with_parent(command: &mut Command) {
         }
     };
     // SAFETY: between fork and exec the hook makes two plain system calls; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Leaves `fd` open in the command's process, as descriptor `number`.
+pub fn pass_fd(command: &mut Command, fd: OwnedFd, number: RawFd) {
+    let hook = move || {
+        if fd.as_raw_fd() == number {
+            return Ok(rustix::io::fcntl_setfd(&fd, FdFlags::empty())?);
+        }
+        // SAFETY: the child's own copy of this descriptor is what is to be replaced, and is not closed afterwards.
+        let mut target = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+        Ok(rustix::io::dup2(&fd, &mut target)?)
+    };
+    // SAFETY: between fork and exec the hook makes one plain system call; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(hook) };
 }
 

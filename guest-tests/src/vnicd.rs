@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,7 @@ pub struct VnicdBuilder<'a> {
     uplink: Option<String>,
     socket: Option<PathBuf>,
     client: bool,
+    user: Option<u32>,
     lifetime: Duration,
 }
 
@@ -47,6 +49,7 @@ impl Vnicd {
             uplink: Some("tap=tap0".into()),
             socket: None,
             client: false,
+            user: None,
             lifetime: LIFETIME,
         }
     }
@@ -147,6 +150,12 @@ impl VnicdBuilder<'_> {
         self
     }
 
+    /// Runs it as this user and group, without any capability.
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
     /// How long it may run at most.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
@@ -157,7 +166,13 @@ impl VnicdBuilder<'_> {
     pub fn start(self) -> Result<Vnicd> {
         let dir = tempfile::Builder::new().prefix("vnicd-test-").tempdir()?;
         let socket = self.socket.unwrap_or_else(|| dir.path().join("vnicd.sock"));
-        let mut command = self.ns.command(binary()?);
+        let mut command = match self.user {
+            None => self.ns.command(binary()?),
+            Some(id) => {
+                chown(dir.path(), Some(id), Some(id))?;
+                unprivileged(self.ns, id)?
+            }
+        };
         command.arg("--socket-path").arg(&socket).envs(self.env);
         if let Some(uplink) = self.uplink {
             command.arg("--uplink").arg(uplink);
@@ -165,20 +180,23 @@ impl VnicdBuilder<'_> {
         if self.client {
             command.arg("--client");
         }
+        // What says that the uplink is open, too, unless it is told not to.
+        let silent = self.args.iter().any(|arg| arg == "--log");
         command.args(self.args);
         let process = Process::spawn_for(command, self.lifetime)?;
         let vnicd = Vnicd { process, socket, dir };
         if !self.client {
-            vnicd.wait_until_listening()?;
+            vnicd.wait_until_listening(silent)?;
         }
         Ok(vnicd)
     }
 }
 
 impl Vnicd {
-    fn wait_until_listening(&self) -> Result<()> {
+    fn wait_until_listening(&self, silent: bool) -> Result<()> {
         let start = Instant::now();
-        while !listens(self.pid(), &self.socket) {
+        let says_so = || silent || self.process.lines().contains("listening on");
+        while !(listens(self.pid(), &self.socket) && says_so()) {
             if self.process.try_status()?.is_some() {
                 // Collects what it printed last.
                 let status = self.process.wait(Duration::from_secs(1))?;
@@ -205,6 +223,15 @@ fn listens(pid: u32, socket: &Path) -> bool {
         let mut fields = line.split_whitespace();
         fields.nth(3) == Some(ACCEPTS) && fields.nth(3) == Some(&path)
     })
+}
+
+/// The daemon as a user and group without any capability, in a namespace; options are still to be added.
+pub fn unprivileged(ns: &NetNs, id: u32) -> Result<Command> {
+    let mut command = ns.command("setpriv");
+    // Another user means another life: the tie to this program's must be made anew.
+    command.args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]);
+    command.args([format!("--reuid={id}"), format!("--regid={id}")]).arg(binary()?);
+    Ok(command)
 }
 
 /// The daemon's binary: `VNICD`, else `vnicd` beside the test programs.
