@@ -6,11 +6,13 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod device;
 pub mod frontend;
 pub mod memory;
 pub mod mode;
+pub mod nic;
 pub mod offload;
 pub mod opener;
 pub mod ring;

@@ -13,7 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::rpc::{self, Request, RpcError};
 use super::status::Status;
-use crate::device::Device;
+use crate::nic::Nic;
 use crate::opener::Listening;
 
 /// Longest request in bytes.
@@ -29,7 +29,7 @@ const MAX_UNREAD: usize = 4 << 20;
 #[derive(Debug)]
 pub struct ControlServer {
     listening: Listening,
-    devices: Vec<Arc<Device>>,
+    devices: Vec<Arc<Nic>>,
     clients: HashMap<RawFd, Client>,
 }
 
@@ -52,7 +52,7 @@ enum Next {
 impl ControlServer {
     /// Serves what comes to `listening`.
     #[must_use]
-    pub fn new(listening: Listening, devices: Vec<Arc<Device>>) -> Self {
+    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>) -> Self {
         Self { listening, devices, clients: HashMap::new() }
     }
 
@@ -99,7 +99,7 @@ impl ControlServer {
     }
 }
 
-fn methods(devices: &[Arc<Device>], request: &Request) -> Result<Value, RpcError> {
+fn methods(devices: &[Arc<Nic>], request: &Request) -> Result<Value, RpcError> {
     match request.method.as_str() {
         "status" => {
             let devices: Vec<_> = devices.iter().map(AsRef::as_ref).collect();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::device::{Device, FeatureNames};
+use crate::nic::{FeatureNames, Nic};
 use crate::worker::{Direction, QueueId};
 
 /// The daemon.
@@ -50,18 +50,18 @@ pub struct PairStatus {
 impl Status {
     /// As it is now.
     #[must_use]
-    pub fn of(devices: &[&Device]) -> Self {
+    pub fn of(devices: &[&Nic]) -> Self {
         let version = env!("CARGO_PKG_VERSION").into();
         Self { version, pid: std::process::id(), devices: devices.iter().map(|d| DeviceStatus::of(d)).collect() }
     }
 }
 
 impl DeviceStatus {
-    fn of(device: &Device) -> Self {
+    fn of(device: &Nic) -> Self {
         let front_end = device.front_end();
         let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
         let pair = |(n, counters): (usize, &std::sync::Arc<_>)| {
-            let id = QueueId::pair(device.number(), n as u16);
+            let id = QueueId::pair(device.name(), n as u16);
             device.worker(id.pair).map(|_| PairStatus {
                 id: id.to_string(),
                 rx_started: started(id.with(Direction::Rx)),
@@ -70,7 +70,7 @@ impl DeviceStatus {
             })
         };
         Self {
-            name: format!("nic{}", device.number()),
+            name: device.name().to_string(),
             uplink: device.uplink().to_owned(),
             front_end_pid: front_end.as_ref().map(|f| f.pid),
             features: front_end.as_ref().and_then(|f| f.features).map(|f| FeatureNames(f).to_string()),

@@ -1,181 +1,83 @@
-//! A virtual NIC: its queue pairs, their uplink queues and the workers that serve them.
+//! The registry of devices: a device is a NIC with its uplink and the entrance for its front ends.
 //!
-//! Front ends come and go; the device stays. A worker is started at the first ring of its pair.
+//! The only room that knows all of these; `frontend` and `control` never meet except here.
 
 #![forbid(unsafe_code)]
 
-mod features;
+mod entrance;
+mod uplinks;
 
+use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-pub use features::{FeatureNames, offered, understood};
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
-use crate::offload::Offloads;
-use crate::uplink::{Rx, Tx};
-use crate::worker::{DeviceCounters, Mailbox, PairCounters, PairSetup, QueueId, WorkerHandle};
+use self::entrance::Entrance;
+use crate::config::DeviceOptions;
+use crate::frontend::Server;
+use crate::nic::{Nic, NicSetup};
 
-/// Most queue pairs of a device.
-pub const MAX_QUEUE_PAIRS: u16 = 32;
+pub use entrance::Ended;
 
-/// What a device is made of.
-#[derive(Debug)]
-pub struct DeviceSetup {
-    /// Its number.
-    pub number: u32,
-    /// The halves of an uplink queue for each of its pairs.
-    pub uplinks: Vec<(Tx, Rx)>,
-    /// What the uplink is, in words.
-    pub uplink: String,
-    /// What the uplink takes and gives.
-    pub offloads: Offloads,
-    /// Largest ring that is accepted.
-    pub max_queue_size: u16,
-    /// CPUs that its workers are pinned to, in turn; none: they run where the kernel likes.
-    pub cpus: Vec<usize>,
-}
+/// The control thread's event loop.
+pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
 
-/// A virtual NIC.
+/// A device: its NIC, and what lets front ends in.
 #[derive(Debug)]
 pub struct Device {
-    number: u32,
-    uplink: String,
-    offered: u64,
-    max_queue_size: u16,
-    cpus: Vec<usize>,
-    counters: DeviceCounters,
-    pairs: Vec<Mutex<PairState>>,
-    front_end: Mutex<Option<FrontEnd>>,
-}
-
-/// The front end that a device has, as far as others care.
-#[derive(Clone, Debug, Default)]
-pub struct FrontEnd {
-    /// Its process.
-    pub pid: i32,
-    /// The features that its driver acknowledged.
-    pub features: Option<u64>,
-    /// Its rings that are started.
-    pub started: Vec<QueueId>,
-}
-
-#[derive(Debug)]
-enum PairState {
-    Idle(Tx, Rx),
-    Running(WorkerHandle),
-    /// No thread was to be had.
-    Failed,
-}
-
-/// A pair's worker could not be started.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot start the worker of {id}")]
-pub struct StartError {
-    id: QueueId,
-    #[source]
-    source: io::Error,
+    nic: Arc<Nic>,
+    entrance: Option<Entrance>,
 }
 
 impl Device {
-    /// Makes a device. Nothing runs yet.
-    #[must_use]
-    pub fn new(setup: DeviceSetup) -> Self {
-        let pairs: Vec<_> = setup.uplinks.into_iter().map(|(tx, rx)| Mutex::new(PairState::Idle(tx, rx))).collect();
-        Self {
-            number: setup.number,
-            uplink: setup.uplink,
-            offered: offered(setup.offloads, pairs.len()),
-            max_queue_size: setup.max_queue_size,
-            cpus: setup.cpus,
-            counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
-            pairs,
-            front_end: Mutex::new(None),
-        }
-    }
-
-    /// What the uplink is, in words.
-    #[must_use]
-    pub fn uplink(&self) -> &str {
-        &self.uplink
-    }
-
-    /// The front end that is connected.
-    #[must_use]
-    pub fn front_end(&self) -> Option<FrontEnd> {
-        self.front_end.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes who is connected.
-    pub fn set_front_end(&self, front_end: Option<FrontEnd>) {
-        *self.front_end.lock().unwrap_or_else(PoisonError::into_inner) = front_end;
-    }
-
-    /// The device's number, the first part of its queues' names.
-    #[must_use]
-    pub fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// The features that a driver may choose from (virtio 1.3, 6 and vhost-user).
-    #[must_use]
-    pub fn offered(&self) -> u64 {
-        self.offered
-    }
-
-    /// Largest ring that is accepted.
-    #[must_use]
-    pub fn max_queue_size(&self) -> u16 {
-        self.max_queue_size
-    }
-
-    /// Number of rings: two a pair.
-    #[must_use]
-    pub fn rings(&self) -> u16 {
-        self.pairs.len() as u16 * 2
-    }
-
-    /// The counters of all pairs.
-    #[must_use]
-    pub fn counters(&self) -> &DeviceCounters {
-        &self.counters
-    }
-
-    /// The worker of pair number `pair`, if it was started.
-    #[must_use]
-    pub fn worker(&self, pair: u16) -> Option<Arc<Mailbox>> {
-        let state = self.pairs.get(usize::from(pair))?.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            PairState::Running(worker) => Some(worker.mailbox().clone()),
-            PairState::Idle(..) | PairState::Failed => None,
-        }
-    }
-
-    /// Starts the worker of pair number `pair`.
+    /// Opens what the device needs. Nothing is served yet.
     ///
     /// # Errors
-    /// When the kernel gives no thread. The pair stays out of order then.
-    ///
-    /// # Panics
-    /// When there is no such pair: callers check ring numbers against [`Device::rings`].
-    pub fn start_worker(&self, pair: u16) -> Result<Arc<Mailbox>, StartError> {
-        let at = usize::from(pair);
-        let id = QueueId::pair(self.number, pair);
-        let mut state = self.pairs[at].lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, PairState::Failed) {
-            PairState::Idle(tx, rx) => {
-                let setup = PairSetup { id, tx, rx, counters: self.counters[at].clone() };
-                let cpu = (!self.cpus.is_empty()).then(|| self.cpus[at % self.cpus.len()]);
-                let worker = WorkerHandle::spawn(setup, cpu).map_err(|source| StartError { id, source })?;
-                let mailbox = worker.mailbox().clone();
-                *state = PairState::Running(worker);
-                Ok(mailbox)
-            }
-            PairState::Running(worker) => {
-                let mailbox = worker.mailbox().clone();
-                *state = PairState::Running(worker);
-                Ok(mailbox)
-            }
-            PairState::Failed => Err(StartError { id, source: io::Error::other("it failed before") }),
-        }
+    /// When a socket or the uplink cannot be opened.
+    pub fn open(options: &DeviceOptions) -> Result<Self, Box<dyn Error>> {
+        // The socket first: whoever waits for it may connect while the uplink is opened.
+        let entrance = Entrance::open(options)?;
+        let uplink = uplinks::open(options)?;
+        let cpus = match &options.cpus {
+            Some(list) => list.0.clone(),
+            None => own_cpus()?,
+        };
+        let nic = Arc::new(Nic::new(NicSetup {
+            name: options.name,
+            uplink: uplink.description,
+            uplinks: uplink.queues,
+            offloads: uplink.offloads,
+            max_queue_size: options.queue_size,
+            cpus,
+        }));
+        Ok(Self { nic, entrance: Some(entrance) })
     }
+
+    /// The NIC.
+    #[must_use]
+    pub fn nic(&self) -> &Arc<Nic> {
+        &self.nic
+    }
+
+    /// Lets front ends in from now on. `ended` is told when the device has served its last one.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd or thread.
+    pub fn serve(&mut self, events: &mut EventLoop, ended: Ended) -> io::Result<()> {
+        let server = Server::new(self.nic.clone())?;
+        if let Some(entrance) = self.entrance.take() {
+            events.add_subscriber(entrance.serve(server, ended)?);
+        }
+        Ok(())
+    }
+}
+
+/// The CPUs that this process may run on, starting at another one in each process, so that many daemons spread.
+fn own_cpus() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    let mut cpus: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    let turn = std::process::id() as usize % cpus.len().max(1);
+    cpus.rotate_left(turn);
+    Ok(cpus)
 }

@@ -14,8 +14,8 @@ use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::refusal::Refusal;
 use super::session::Session;
-use crate::device::{FeatureNames, understood};
 use crate::memory::{MemoryTable, RegionInfo};
+use crate::nic::{FeatureNames, understood};
 use crate::worker::Message;
 
 /// Memory regions that a guest may have: what KVM itself allows, less what VMMs keep for other things.
@@ -50,11 +50,11 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(self.device.offered())
+        Ok(self.nic.offered())
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
-        let unknown = features & !self.device.offered();
+        let unknown = features & !self.nic.offered();
         if unknown != 0 {
             return Err(Refusal::NotOffered(unknown).into());
         }
@@ -68,7 +68,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         }
         // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
         if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
-            for index in 0..self.device.rings() {
+            for index in 0..self.nic.rings() {
                 self.set_vring_enable(index.into(), true)?;
             }
         }
@@ -90,7 +90,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let max = self.device.max_queue_size();
+        let max = self.nic.max_queue_size();
         let (_, id, ring) = self.ring(index)?;
         if ring.started {
             return Err(Refusal::Running { id }.into());
@@ -187,7 +187,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     /// The number of rings: some front ends mean pairs, one means rings, and the larger number satisfies both.
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(self.device.rings().into())
+        Ok(self.nic.rings().into())
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {

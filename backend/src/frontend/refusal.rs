@@ -5,8 +5,8 @@ use std::io;
 
 use vhost::vhost_user::Error;
 
-use crate::device::{FeatureNames, StartError};
 use crate::memory::MemoryError;
+use crate::nic::{FeatureNames, StartError};
 use crate::worker::{MailboxError, QueueId};
 
 /// Why a message was refused.

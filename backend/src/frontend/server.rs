@@ -13,12 +13,12 @@ use vhost::vhost_user::Error;
 use super::adapter;
 use super::refusal::chain;
 use super::session::Session;
-use crate::device::Device;
+use crate::nic::Nic;
 
 /// Accepts front ends for a device and serves them, each on a thread of its own.
 #[derive(Debug)]
 pub struct Server {
-    device: Arc<Device>,
+    nic: Arc<Nic>,
     connection: Option<Connection>,
     /// Written when a connection has ended.
     ended: Arc<OwnedFd>,
@@ -44,9 +44,9 @@ impl Server {
     ///
     /// # Errors
     /// When the kernel gives no eventfd.
-    pub fn new(device: Arc<Device>) -> io::Result<Self> {
+    pub fn new(nic: Arc<Nic>) -> io::Result<Self> {
         let ended = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Self { device, connection: None, ended })
+        Ok(Self { nic, connection: None, ended })
     }
 
     /// Becomes readable when a connection has ended.
@@ -93,9 +93,9 @@ impl Server {
         stream.set_nonblocking(false)?;
         tracing::info!(pid = peer(&stream), "front end connected");
         let clone = stream.try_clone()?;
-        let (device, ended) = (self.device.clone(), self.ended.clone());
+        let (nic, ended) = (self.nic.clone(), self.ended.clone());
         let thread = std::thread::Builder::new().name("front-end".into()).spawn(move || {
-            serve(&clone, device);
+            serve(&clone, nic);
             // Nobody listens any more only when the daemon ends.
             let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
         })?;
@@ -129,8 +129,8 @@ impl Connection {
     }
 }
 
-fn serve(stream: &UnixStream, device: Arc<Device>) {
-    let session = Arc::new(Mutex::new(Session::new(device, peer(stream))));
+fn serve(stream: &UnixStream, nic: Arc<Nic>) {
+    let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
     let result = adapter::serve(stream, &session);
     session.lock().unwrap_or_else(PoisonError::into_inner).end();
     // The front end learns of it at once, though the server holds the socket until it hears of the end.

@@ -9,8 +9,8 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::refusal::{Refusal, chain};
-use crate::device::{Device, FrontEnd, understood};
 use crate::memory::MemoryTable;
+use crate::nic::{FrontEnd, Nic, understood};
 use crate::ring::{Access, RingSetup};
 use crate::worker::{Direction, Mailbox, Message, QueueId, RingFds};
 
@@ -28,7 +28,7 @@ pub(super) struct Ring {
 /// One front end's session with the device.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) device: Arc<Device>,
+    pub(super) nic: Arc<Nic>,
     /// Process of the front end.
     pid: i32,
     pub(super) features: Option<u64>,
@@ -39,10 +39,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(device: Arc<Device>, pid: i32) -> Self {
-        let rings = (0..device.rings()).map(|_| Ring::default()).collect();
+    pub(super) fn new(nic: Arc<Nic>, pid: i32) -> Self {
+        let rings = (0..nic.rings()).map(|_| Ring::default()).collect();
         let memory = Arc::default();
-        let session = Self { device, pid, features: None, protocol_features: 0, status: 0, memory, rings };
+        let session = Self { nic, pid, features: None, protocol_features: 0, status: 0, memory, rings };
         session.note();
         session
     }
@@ -51,7 +51,7 @@ impl Session {
     pub(super) fn note(&self) {
         let started = |(at, ring): (usize, &Ring)| ring.started.then(|| self.id(at));
         let started = self.rings.iter().enumerate().filter_map(started).collect();
-        self.device.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started }));
+        self.nic.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started }));
     }
 
     /// Whether SET_FEATURES has come.
@@ -84,15 +84,15 @@ impl Session {
         if let Err(e) = self.change_memory(MemoryTable::default()) {
             tracing::error!("the front end's memory stays mapped: {}", chain(&e));
         }
-        self.device.set_front_end(None);
+        self.nic.set_front_end(None);
     }
 
     pub(super) fn id(&self, index: usize) -> QueueId {
-        QueueId::of_ring(self.device.number(), index as u16)
+        QueueId::of_ring(self.nic.name(), index as u16)
     }
 
     pub(super) fn ring(&mut self, index: u32) -> Result<(usize, QueueId, &mut Ring)> {
-        let rings = self.device.rings();
+        let rings = self.nic.rings();
         let at = usize::try_from(index).ok().filter(|at| *at < self.rings.len());
         let at = at.ok_or(Refusal::NoSuchRing { index, rings })?;
         let id = self.id(at);
@@ -101,7 +101,7 @@ impl Session {
 
     /// The worker of a ring, if it runs.
     pub(super) fn worker_of(&self, id: QueueId) -> Option<Arc<Mailbox>> {
-        self.device.worker(id.pair)
+        self.nic.worker(id.pair)
     }
 
     /// Tells the worker of a started ring.
@@ -117,7 +117,7 @@ impl Session {
         let worker = match self.worker_of(id) {
             Some(worker) => worker,
             None => {
-                let worker = self.device.start_worker(id.pair).map_err(Refusal::Start)?;
+                let worker = self.nic.start_worker(id.pair).map_err(Refusal::Start)?;
                 worker.send(Message::Features(understood(self.features.unwrap_or(0))));
                 drop(worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer)).map_err(Refusal::Worker)?);
                 worker
@@ -173,6 +173,6 @@ impl Session {
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = Arc<Mailbox>> + '_ {
-        (0..self.device.rings() / 2).filter_map(|pair| self.device.worker(pair))
+        (0..self.nic.rings() / 2).filter_map(|pair| self.nic.worker(pair))
     }
 }

@@ -29,6 +29,14 @@ pub struct Listening {
     identity: (u64, u64),
 }
 
+impl Listening {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Why a socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {

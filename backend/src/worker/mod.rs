@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 pub use counters::{Counter, DeviceCounters, PairCounters};
-pub use id::{Direction, QueueId};
+pub use id::{DeviceName, Direction, QueueId};
 pub use mailbox::{Mailbox, MailboxError, Message, RingFds};
 pub use pair::{Pair, PairSetup};
 pub use shared::Features;

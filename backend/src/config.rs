@@ -1,0 +1,443 @@
+//! What the daemon is to do, checked: from the command line or from a file, with the same names.
+//!
+//! ```toml
+//! control = "/run/vnicd/control.sock"
+//!
+//! [[device]]
+//! name = "vm1"
+//! socket-path = "/run/vnicd/vm1.sock"
+//! uplink = "tap=vm1,bridge=br0"
+//! queue-pairs = 4
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::nic::MAX_QUEUE_PAIRS;
+use crate::ring::MAX_QUEUE_SIZE;
+use crate::worker::DeviceName;
+
+/// The daemon's configuration.
+#[derive(Args, Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Answer vnicctl on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// What to log: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, value_name = "LEVEL", default_value = DEFAULT_LOG)]
+    #[serde(default = "default_log")]
+    pub log: String,
+
+    /// How to log, on standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[serde(default)]
+    pub log_format: LogFormat,
+
+    /// The devices.
+    #[arg(skip)]
+    #[serde(default, rename = "device")]
+    pub devices: Vec<DeviceOptions>,
+}
+
+const DEFAULT_LOG: &str = "info";
+
+fn default_log() -> String {
+    DEFAULT_LOG.into()
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Options of a device: on the command line for the only one, in a file for each `[[device]]`.
+#[derive(Args, Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DeviceOptions {
+    /// Name of the device in log lines, thread names and commands
+    #[arg(long, value_name = "NAME", default_value = "nic0")]
+    pub name: DeviceName,
+
+    /// Listen for a front end (QEMU, cloud-hypervisor, DPDK virtio-user) on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Serve a front end on this open file descriptor, a connected or a listening Unix socket
+    #[arg(long, value_name = "N")]
+    pub fd: Option<i32>,
+
+    /// Permission bits of the socket, in octal
+    #[arg(long, value_name = "MODE")]
+    pub socket_mode: Option<SocketMode>,
+
+    /// Group of the socket, a name or a number
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<SocketGroup>,
+
+    /// Where packets go: tap=NAME[,bridge=BR]; %d in the name is replaced by a free number
+    #[arg(long, value_name = "SPEC", default_value = "tap=vnic%d")]
+    pub uplink: UplinkSpec,
+
+    /// Queue pairs that a guest may use, each with a worker of its own
+    #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_PAIRS)]
+    pub queue_pairs: u16,
+
+    /// Largest ring that a guest may use, in entries
+    #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
+    pub queue_size: u16,
+
+    /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: those that vnicd may run on]
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        use clap::{CommandFactory, FromArgMatches, Parser};
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            options: DeviceOptions,
+        }
+        let matches = Defaults::command().no_binary_name(true).get_matches_from::<_, &str>([]);
+        Defaults::from_arg_matches(&matches).map_or_else(|e| e.exit(), |defaults| defaults.options)
+    }
+}
+
+/// Why a configuration makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file '{path}'")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}:{line}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line of the mistake, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// Options of a device do not fit together.
+    #[error("device '{device}': {what}")]
+    Device {
+        /// The device.
+        device: DeviceName,
+        /// What is wrong.
+        what: String,
+    },
+    /// No device at all.
+    #[error("the configuration has no [[device]]: add one with a socket-path")]
+    NoDevice,
+    /// Two devices want the same thing.
+    #[error("devices '{first}' and '{second}' both use {what}: give each its own")]
+    Shared {
+        /// One device.
+        first: DeviceName,
+        /// The other.
+        second: DeviceName,
+        /// What they share.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be read or makes no sense; with the line where there is one.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text).map_err(|e| {
+            let at = e.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
+            ConfigError::Parse { path: path.to_owned(), line, message: e.message().replace('\n', " ") }
+        })?;
+        config.check()
+    }
+
+    /// The configuration if it makes sense.
+    ///
+    /// # Errors
+    /// When options do not fit together.
+    pub fn check(self) -> Result<Self, ConfigError> {
+        if self.devices.is_empty() {
+            return Err(ConfigError::NoDevice);
+        }
+        for (n, device) in self.devices.iter().enumerate() {
+            device.check()?;
+            for other in &self.devices[..n] {
+                if let Some(what) = other.shares(device) {
+                    return Err(ConfigError::Shared { first: other.name, second: device.name, what });
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl DeviceOptions {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |what: &str| Err(ConfigError::Device { device: self.name, what: what.into() });
+        match (&self.socket_path, self.fd) {
+            (None, None) => return wrong("it needs --socket-path PATH or --fd N to meet its front end"),
+            (Some(_), Some(_)) => return wrong("--socket-path and --fd exclude each other"),
+            (None, Some(_)) if self.socket_mode.is_some() => return wrong("--socket-mode needs --socket-path"),
+            (None, Some(_)) if self.socket_group.is_some() => return wrong("--socket-group needs --socket-path"),
+            _ => {}
+        }
+        if self.queue_pairs == 0 || self.queue_pairs > MAX_QUEUE_PAIRS {
+            return wrong(&format!("--queue-pairs {} is not between 1 and {MAX_QUEUE_PAIRS}", self.queue_pairs));
+        }
+        if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
+            return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
+        }
+        Ok(())
+    }
+
+    /// What only one device can have and both want.
+    fn shares(&self, other: &Self) -> Option<String> {
+        if self.name == other.name {
+            return Some(format!("the name '{}'", self.name));
+        }
+        if self.socket_path.is_some() && self.socket_path == other.socket_path {
+            return self.socket_path.as_ref().map(|path| format!("the socket '{}'", path.display()));
+        }
+        if self.fd.is_some() && self.fd == other.fd {
+            return self.fd.map(|fd| format!("the file descriptor {fd}"));
+        }
+        let own = self.uplink.holds();
+        let theirs: HashSet<_> = other.uplink.holds().into_iter().collect();
+        own.into_iter().find(|it| theirs.contains(it)).map(|it| format!("the {it}"))
+    }
+}
+
+/// An uplink in words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum UplinkSpec {
+    /// A TAP device.
+    Tap {
+        /// Its name; `%d` stands for a free number.
+        name: String,
+        /// The bridge that it becomes a port of.
+        bridge: Option<String>,
+    },
+}
+
+impl UplinkSpec {
+    /// What it keeps others from using, in words.
+    fn holds(&self) -> Vec<String> {
+        match self {
+            Self::Tap { name, .. } if name.contains("%d") => vec![],
+            Self::Tap { name, .. } => vec![format!("TAP '{name}'")],
+        }
+    }
+}
+
+impl FromStr for UplinkSpec {
+    type Err = String;
+
+    fn from_str(spec: &str) -> Result<Self, String> {
+        let mut parts = spec.split(',');
+        let head = parts.next().unwrap_or_default();
+        let name = head.strip_prefix("tap=").ok_or_else(|| format!("'{head}' is no uplink: use tap=NAME"))?;
+        if name.is_empty() {
+            return Err("tap= needs a name, such as tap=vnic%d".into());
+        }
+        let mut bridge = None;
+        for part in parts {
+            match part.split_once('=') {
+                Some(("bridge", value)) if !value.is_empty() && bridge.is_none() => bridge = Some(value.to_owned()),
+                _ => return Err(format!("'{part}' is no option of a TAP uplink: use bridge=NAME, once")),
+            }
+        }
+        Ok(Self::Tap { name: name.to_owned(), bridge })
+    }
+}
+
+/// A list of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CpuList(pub Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.parse() {
+            Ok(cpu) if cpu < rustix::thread::CpuSet::MAX_CPU => Ok(cpu),
+            _ => Err(format!("'{text}' is no CPU number")),
+        };
+        let mut cpus = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (usize, usize) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("'{part}' runs backwards: write {last}-{first}"));
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Self(cpus))
+    }
+}
+
+/// Permission bits of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(format!("'{text}' are no permission bits: they are octal and at most 777, such as 660")),
+        }
+    }
+}
+
+/// Group of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketGroup(pub u32);
+
+impl FromStr for SocketGroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self(number));
+        }
+        match nix::unistd::Group::from_name(text) {
+            Ok(Some(group)) => Ok(Self(group.gid.as_raw())),
+            Ok(None) => Err(format!("there is no group '{text}'")),
+            Err(e) => Err(format!("group '{text}' cannot be looked up: {e}")),
+        }
+    }
+}
+
+/// Values in a file are read as on the command line.
+macro_rules! from_string {
+    ($($type:ty),*) => {$(
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    )*};
+}
+from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup);
+
+impl fmt::Display for UplinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap { name, bridge: None } => write!(f, "tap={name}"),
+            Self::Tap { name, bridge: Some(bridge) } => write!(f, "tap={name},bridge={bridge}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let dir = file.path().parent().unwrap().display().to_string();
+        Config::read(file.path()).map_err(|e| e.to_string().replace(&dir, ""))
+    }
+
+    #[test]
+    fn a_file_has_the_names_and_defaults_of_the_command_line() {
+        let config = read(
+            "control = '/run/c'\nlog-format = 'json'\n[[device]]\nname = 'a'\nsocket-path = '/run/a'\n\
+             uplink = 'tap=t,bridge=b'\ncpus = '0-1'\nsocket-mode = '660'\n[[device]]\nname = 'b'\nfd = 3\n",
+        )
+        .unwrap();
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.log, "info");
+        let [a, b] = &config.devices[..] else { panic!("two devices") };
+        assert_eq!((a.cpus.as_ref().unwrap().0.len(), a.socket_mode), (2, Some(SocketMode(0o660))));
+        assert_eq!((b.fd, b.queue_pairs, b.queue_size), (Some(3), MAX_QUEUE_PAIRS, MAX_QUEUE_SIZE));
+        assert_eq!(b.uplink.to_string(), "tap=vnic%d");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (text, says) in [
+            ("", "no [[device]]"),
+            ("[[device]]\nname = 'a'\n", "needs --socket-path"),
+            ("[[device]]\nsocket-path = '/a'\nfd = 3\n", "exclude each other"),
+            ("[[device]]\nsocket-path = '/a'\nsocket-pth = 3\n", ":3: unknown field `socket-pth`"),
+            ("contrl = 1\n[[device]]\nsocket-path = '/a'\n", "unknown field `contrl`"),
+            ("[[device]]\nsocket-path = '/a'\nuplink = 'tun=x'\n", ":3: 'tun=x' is no uplink"),
+            ("[[device]]\nsocket-path = '/a'\nqueue-pairs = 33\n", "--queue-pairs 33"),
+            ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
+            ("[[device]\n", ":1: "),
+            ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode needs"),
+            (
+                "[[device]]\nfd = 3\nname='a'\n[[device]]\nfd = 3\nname = 'b'\n",
+                "'a' and 'b' both use the file descriptor 3",
+            ),
+            ("[[device]]\nfd = 3\n[[device]]\nfd = 4\n", "both use the name 'nic0'"),
+            (
+                "[[device]]\nfd = 3\nname='a'\nuplink='tap=t'\n[[device]]\nfd = 4\nname = 'b'\nuplink='tap=t'\n",
+                "both use the TAP 't'",
+            ),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(says), "{says:?} is not in: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn uplinks() {
+        let tap = |name: &str, bridge: Option<&str>| {
+            Ok(UplinkSpec::Tap { name: name.into(), bridge: bridge.map(Into::into) })
+        };
+        assert_eq!("tap=a".parse(), tap("a", None));
+        assert_eq!("tap=vnic%d,bridge=br0".parse(), tap("vnic%d", Some("br0")));
+        for bad in ["", "tap", "tap=", "tapx=a", "tap=a,", "tap=a,bridge=", "tap=a,bridge=b,bridge=c", "tap=a,x=y"] {
+            assert!(bad.parse::<UplinkSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!("1,4-6".parse(), Ok(CpuList(vec![1, 4, 5, 6])));
+        for bad in ["", "a", "3-1", "1-", "99999"] {
+            assert!(bad.parse::<CpuList>().is_err(), "{bad}");
+        }
+    }
+}
