@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +21,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::nic::MAX_QUEUE_PAIRS;
+use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::DeviceName;
 
@@ -91,9 +90,18 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<SocketGroup>,
 
-    /// Where packets go: tap=NAME[,bridge=BR]; %d in the name is replaced by a free number
+    /// Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free number),
+    /// tap-fd=N[:N...], macvtap=IFNAME, or for tests discard and loopback
     #[arg(long, value_name = "SPEC", default_value = "tap=vnic%d")]
     pub uplink: UplinkSpec,
+
+    /// MAC address that a guest is told, where its front end asks vnicd for it
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<Mac>,
+
+    /// Largest packet, in bytes of IP, from 68: told to the guest, and set for a TAP that is named
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u16>,
 
     /// Queue pairs that a guest may use, each with a worker of its own
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_PAIRS)]
@@ -214,6 +222,9 @@ impl DeviceOptions {
         if self.queue_pairs == 0 || self.queue_pairs > MAX_QUEUE_PAIRS {
             return wrong(&format!("--queue-pairs {} is not between 1 and {MAX_QUEUE_PAIRS}", self.queue_pairs));
         }
+        if let Some(mtu) = self.mtu.filter(|mtu| *mtu < MIN_MTU) {
+            return wrong(&format!("--mtu {mtu} is below {MIN_MTU}, the least that IP allows"));
+        }
         if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
         }
@@ -247,7 +258,19 @@ pub enum UplinkSpec {
         name: String,
         /// The bridge that it becomes a port of.
         bridge: Option<String>,
+        /// What it keeps for a slow receiver, in bytes.
+        sndbuf: Option<u32>,
+        /// Whether it stays when the daemon ends.
+        persist: bool,
     },
+    /// Open queues of a TAP.
+    TapFd(Vec<i32>),
+    /// A macvtap interface.
+    Macvtap(String),
+    /// Nowhere: for tests.
+    Discard,
+    /// Back to the guest: for tests.
+    Loopback,
 }
 
 impl UplinkSpec {
@@ -256,6 +279,9 @@ impl UplinkSpec {
         match self {
             Self::Tap { name, .. } if name.contains("%d") => vec![],
             Self::Tap { name, .. } => vec![format!("TAP '{name}'")],
+            Self::TapFd(fds) => fds.iter().map(|fd| format!("TAP of file descriptor {fd}")).collect(),
+            Self::Macvtap(name) => vec![format!("macvtap '{name}'")],
+            Self::Discard | Self::Loopback => vec![],
         }
     }
 }
@@ -264,21 +290,54 @@ impl FromStr for UplinkSpec {
     type Err = String;
 
     fn from_str(spec: &str) -> Result<Self, String> {
-        let mut parts = spec.split(',');
-        let head = parts.next().unwrap_or_default();
-        let name = head.strip_prefix("tap=").ok_or_else(|| format!("'{head}' is no uplink: use tap=NAME"))?;
-        if name.is_empty() {
-            return Err("tap= needs a name, such as tap=vnic%d".into());
+        let (head, options) = spec.split_once(',').map_or((spec, None), |(head, rest)| (head, Some(rest)));
+        if let Some(name) = head.strip_prefix("tap=") {
+            return tap(name, options);
         }
-        let mut bridge = None;
-        for part in parts {
-            match part.split_once('=') {
-                Some(("bridge", value)) if !value.is_empty() && bridge.is_none() => bridge = Some(value.to_owned()),
-                _ => return Err(format!("'{part}' is no option of a TAP uplink: use bridge=NAME, once")),
+        if let Some(option) = options {
+            return Err(format!("'{option}': the uplink '{head}' has no options"));
+        }
+        match head.split_once('=') {
+            Some(("tap-fd", list)) => {
+                let fds: Option<Vec<i32>> = list.split(':').map(|fd| fd.parse().ok()).collect();
+                let fds = fds.ok_or_else(|| format!("'{list}' are no file descriptors: use tap-fd=N[:N...]"))?;
+                let mut seen = HashSet::new();
+                match fds.iter().find(|fd| !seen.insert(**fd)) {
+                    Some(twice) => Err(format!("tap-fd={list} names {twice} twice")),
+                    None => Ok(Self::TapFd(fds)),
+                }
+            }
+            Some(("macvtap", name)) if !name.is_empty() => Ok(Self::Macvtap(name.to_owned())),
+            None if head == "discard" => Ok(Self::Discard),
+            None if head == "loopback" => Ok(Self::Loopback),
+            _ => Err(format!(
+                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, discard or loopback"
+            )),
+        }
+    }
+}
+
+fn tap(name: &str, options: Option<&str>) -> Result<UplinkSpec, String> {
+    if name.is_empty() {
+        return Err("tap= needs a name, such as tap=vnic%d".into());
+    }
+    let (mut bridge, mut sndbuf, mut persist) = (None, None, false);
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        match option.split_once('=') {
+            Some(("bridge", value)) if !value.is_empty() && bridge.is_none() => bridge = Some(value.to_owned()),
+            Some(("sndbuf", value)) if sndbuf.is_none() => match value.parse() {
+                Ok(bytes) if bytes > 0 => sndbuf = Some(bytes),
+                _ => return Err(format!("sndbuf={value} is no number of bytes")),
+            },
+            None if option == "persist" && !persist => persist = true,
+            _ => {
+                return Err(format!(
+                    "'{option}' is no option of a TAP uplink: use bridge=NAME, sndbuf=BYTES or persist, each once"
+                ));
             }
         }
-        Ok(Self::Tap { name: name.to_owned(), bridge })
     }
+    Ok(UplinkSpec::Tap { name: name.to_owned(), bridge, sndbuf, persist })
 }
 
 /// A list of CPUs.
@@ -304,6 +363,24 @@ impl FromStr for CpuList {
             cpus.extend(first..=last);
         }
         Ok(Self(cpus))
+    }
+}
+
+/// A unicast MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let byte = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+        match bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()) {
+            Some(mac) if mac[0] & 1 == 0 && mac != [0; 6] => Ok(Self(mac)),
+            _ => Err(format!("'{text}' is no unicast MAC address: write six bytes such as 52:54:00:12:34:56")),
+        }
     }
 }
 
@@ -355,16 +432,7 @@ macro_rules! from_string {
         }
     )*};
 }
-from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup);
-
-impl fmt::Display for UplinkSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tap { name, bridge: None } => write!(f, "tap={name}"),
-            Self::Tap { name, bridge: Some(bridge) } => write!(f, "tap={name},bridge={bridge}"),
-        }
-    }
-}
+from_string!(UplinkSpec, CpuList, Mac, SocketMode, SocketGroup);
 
 #[cfg(test)]
 mod tests {
@@ -389,7 +457,7 @@ mod tests {
         let [a, b] = &config.devices[..] else { panic!("two devices") };
         assert_eq!((a.cpus.as_ref().unwrap().0.len(), a.socket_mode), (2, Some(SocketMode(0o660))));
         assert_eq!((b.fd, b.queue_pairs, b.queue_size), (Some(3), MAX_QUEUE_PAIRS, MAX_QUEUE_SIZE));
-        assert_eq!(b.uplink.to_string(), "tap=vnic%d");
+        assert_eq!(Ok(b.uplink.clone()), "tap=vnic%d".parse());
     }
 
     #[test]
@@ -423,13 +491,48 @@ mod tests {
 
     #[test]
     fn uplinks() {
-        let tap = |name: &str, bridge: Option<&str>| {
-            Ok(UplinkSpec::Tap { name: name.into(), bridge: bridge.map(Into::into) })
+        let tap = |name: &str, bridge: Option<&str>, sndbuf, persist| {
+            Ok(UplinkSpec::Tap { name: name.into(), bridge: bridge.map(Into::into), sndbuf, persist })
         };
-        assert_eq!("tap=a".parse(), tap("a", None));
-        assert_eq!("tap=vnic%d,bridge=br0".parse(), tap("vnic%d", Some("br0")));
-        for bad in ["", "tap", "tap=", "tapx=a", "tap=a,", "tap=a,bridge=", "tap=a,bridge=b,bridge=c", "tap=a,x=y"] {
-            assert!(bad.parse::<UplinkSpec>().is_err(), "{bad}");
+        assert_eq!("tap=a".parse(), tap("a", None, None, false));
+        assert_eq!("tap=vnic%d,bridge=br0".parse(), tap("vnic%d", Some("br0"), None, false));
+        assert_eq!("tap=a,persist,sndbuf=65536".parse(), tap("a", None, Some(65_536), true));
+        assert_eq!("tap-fd=3:4".parse(), Ok(UplinkSpec::TapFd(vec![3, 4])));
+        assert_eq!("macvtap=m0".parse(), Ok(UplinkSpec::Macvtap("m0".into())));
+        assert_eq!("discard".parse(), Ok(UplinkSpec::Discard));
+        assert_eq!("loopback".parse(), Ok(UplinkSpec::Loopback));
+        for bad in [
+            "",
+            "tap",
+            "tap=",
+            "tapx=a",
+            "tap=a,",
+            "tap=a,bridge=",
+            "tap=a,bridge=b,bridge=c",
+            "tap=a,x=y",
+            "tap=a,sndbuf=0",
+            "tap=a,sndbuf=x",
+            "tap=a,persist,persist",
+            "tap-fd=",
+            "tap-fd=3:",
+            "tap-fd=3:3",
+            "macvtap=",
+            "macvtap=m,persist",
+            "discard=1",
+            "loopback,x",
+        ] {
+            let error = bad.parse::<UplinkSpec>().unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!("52:54:00:12:34:5f".parse(), Ok(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])));
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "53:54:00:12:34:56", "00:00:00:00:00:00", "5:4:0:1:2:3"]
+        {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
 

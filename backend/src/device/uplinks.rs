@@ -4,7 +4,7 @@ use std::error::Error;
 
 use crate::config::{DeviceOptions, UplinkSpec};
 use crate::offload::Offloads;
-use crate::opener::{self, TapRequest};
+use crate::opener::{self, OpenedTap, TapRequest};
 use crate::uplink::{self, Rx, Tx};
 
 /// An open uplink.
@@ -19,23 +19,43 @@ pub(super) struct Uplink {
 
 /// Opens the uplink of a device.
 pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
-    match &options.uplink {
-        UplinkSpec::Tap { name, bridge } => open_tap(options, name, bridge.as_deref()),
+    let pairs = usize::from(options.queue_pairs);
+    let uplink = match &options.uplink {
+        UplinkSpec::Tap { name, bridge, sndbuf, persist } => {
+            let (name, bridge) = (name.clone(), bridge.clone());
+            let (queues, sndbuf, persist) = (options.queue_pairs, *sndbuf, *persist);
+            tap("tap", opener::open_tap(&TapRequest { name, bridge, queues, sndbuf, persist, mtu: options.mtu })?)?
+        }
+        UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?)?,
+        UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?)?,
+        UplinkSpec::Discard => Uplink {
+            description: "discard".into(),
+            queues: (0..pairs).map(|_| (Tx::Discard(uplink::DiscardTx::default()), Rx::Discard)).collect(),
+            offloads: Offloads::ALL,
+        },
+        UplinkSpec::Loopback => Uplink {
+            description: "loopback".into(),
+            queues: (0..pairs).map(|_| uplink::loopback_pair()).collect(),
+            offloads: Offloads::ALL,
+        },
+    };
+    let queues = uplink.queues.len();
+    tracing::info!(device = %options.name, uplink = uplink.description, queue_pairs = queues, "uplink opened");
+    if queues == 1 && pairs > 1 {
+        tracing::warn!(
+            device = %options.name,
+            uplink = uplink.description,
+            "this TAP has a single queue, so the device has a single queue pair"
+        );
     }
+    Ok(uplink)
 }
 
-fn open_tap(options: &DeviceOptions, name: &str, bridge: Option<&str>) -> Result<Uplink, Box<dyn Error>> {
-    let request = TapRequest { name: name.to_owned(), bridge: bridge.map(str::to_owned), queues: options.queue_pairs };
-    let tap = opener::open_tap(&request)?;
-    let pairs = tap.queues.len();
-    let how = if tap.existed { "opened" } else { "made" };
-    tracing::info!(device = %options.name, tap = tap.name, queue_pairs = pairs, "uplink {how}");
-    if pairs < usize::from(options.queue_pairs) {
-        tracing::warn!(tap = tap.name, "this TAP has a single queue, so the device has a single queue pair");
-    }
+fn tap(kind: &str, tap: OpenedTap) -> Result<Uplink, Box<dyn Error>> {
+    let offloads = Offloads { uso4: tap.uso, uso6: tap.uso, ..Offloads::ALL };
     Ok(Uplink {
-        description: format!("tap {}", tap.name),
-        queues: uplink::tap_pairs(tap.queues, tap.uso)?,
-        offloads: Offloads { uso4: tap.uso, uso6: tap.uso, ..Offloads::ALL },
+        description: format!("{kind} {}", tap.name),
+        queues: uplink::tap_pairs(tap.queues, tap.multi_queue, tap.uso)?,
+        offloads,
     })
 }

@@ -15,6 +15,9 @@ use crate::offload::Offloads;
 use crate::uplink::{Rx, Tx};
 use crate::worker::{DeviceCounters, DeviceName, Mailbox, PairCounters, PairSetup, QueueId, WorkerHandle};
 
+/// Least MTU that IP allows (RFC 791).
+pub const MIN_MTU: u16 = 68;
+
 /// Most queue pairs of a device.
 pub const MAX_QUEUE_PAIRS: u16 = 32;
 

@@ -40,6 +40,20 @@ pub enum AdoptError {
     },
 }
 
+/// Takes over what is open as `fd`, and keeps it from programs that are started; none if nothing is open there, or a
+/// standard stream. To be called once for each number.
+pub(super) fn take(fd: RawFd) -> Option<OwnedFd> {
+    if fd <= 2 {
+        return None;
+    }
+    // SAFETY: the number is only used to ask the kernel about it, which says so if nothing is open there.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).ok()?;
+    // SAFETY: it was left open for this process by whoever started it, nothing here owns it, and the caller takes each
+    // number once.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Takes over the socket `fd`. To be called once for each number.
 ///
 /// # Errors
@@ -48,20 +62,14 @@ pub fn adopt(fd: RawFd) -> Result<Adopted, AdoptError> {
     if fd <= 2 {
         return Err(AdoptError::Standard(fd));
     }
-    // SAFETY: the number is only used to ask the kernel about it, which says so if nothing is open there.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    rustix::io::fcntl_getfd(borrowed).map_err(|_| AdoptError::NotOpen(fd))?;
-    let unix = sockopt::socket_domain(borrowed) == Ok(AddressFamily::UNIX)
-        && sockopt::socket_type(borrowed) == Ok(SocketType::STREAM);
+    let owned = take(fd).ok_or(AdoptError::NotOpen(fd))?;
+    let unix = sockopt::socket_domain(&owned) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(&owned) == Ok(SocketType::STREAM);
     if !unix {
         return Err(AdoptError::NotUnixStream(fd));
     }
     let kernel = |source: io::Error| AdoptError::Kernel { fd, source };
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(|e| kernel(e.into()))?;
-    let listening = sockopt::socket_acceptconn(borrowed).map_err(|e| kernel(e.into()))?;
-    // SAFETY: the socket was left open for this process by whoever started it, nothing here owns it, and the caller
-    // hands it over once.
-    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    let listening = sockopt::socket_acceptconn(&owned).map_err(|e| kernel(e.into()))?;
     if !listening {
         return Ok(Adopted::Connected(owned.into()));
     }

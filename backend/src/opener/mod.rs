@@ -4,10 +4,13 @@
 //! become a process of its own.
 
 mod adopt;
-mod ifreq;
+mod interface;
 mod listen;
+mod macvtap;
 mod tap;
+mod tun;
 
 pub use adopt::{AdoptError, Adopted, adopt};
 pub use listen::{ListenError, ListenRequest, Listening, listen};
-pub use tap::{OpenTapError, OpenedTap, TapRequest, open_tap};
+pub use macvtap::open_macvtap;
+pub use tap::{OpenTapError, OpenedTap, TapRequest, adopt_tap, open_tap, set_mtu};

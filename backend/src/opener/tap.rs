@@ -2,10 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::ifreq::{self, IfName, Interfaces};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use super::interface::{IfName, Interfaces};
+use super::tun;
 
 const TUN_PATH: &str = "/dev/net/tun";
 const HEADER_LEN: libc::c_int = 12;
@@ -19,6 +22,12 @@ pub struct TapRequest {
     pub bridge: Option<String>,
     /// Queues to open.
     pub queues: u16,
+    /// What the TAP keeps for a slow receiver, in bytes; without it there is no bound and no back-pressure.
+    pub sndbuf: Option<u32>,
+    /// Whether the TAP stays when the daemon ends.
+    pub persist: bool,
+    /// Largest packet, in bytes of IP.
+    pub mtu: Option<u16>,
 }
 
 /// An open TAP. Every queue is attached.
@@ -28,10 +37,14 @@ pub struct OpenedTap {
     pub name: String,
     /// One descriptor a queue, non-blocking.
     pub queues: Vec<OwnedFd>,
+    /// Whether the interface takes more than one queue, so that queues can be detached.
+    pub multi_queue: bool,
     /// Whether the interface was there before.
     pub existed: bool,
     /// Whether the kernel can hand over and take UDP frames to be segmented (`TUN_F_USO4`, Linux 6.2).
     pub uso: bool,
+    /// The address of the interface at the guest's side, where that is one and the same (macvtap).
+    pub guest_mac: Option<[u8; 6]>,
 }
 
 /// Why a TAP could not be opened.
@@ -55,6 +68,26 @@ pub enum OpenTapError {
     /// Another program has the TAP open.
     #[error("TAP '{0}' is in use by another program: name another TAP, or end that program")]
     Busy(String),
+    /// The macvtap interface is not there.
+    #[error("interface '{0}' does not exist: make it with 'ip link add link ETH name {0} type macvtap mode bridge'")]
+    NoMacvtap(String),
+    /// The interface is there but is no macvtap.
+    #[error("interface '{0}' is not a macvtap, or its device node is missing: see 'ip -d link show {0}'")]
+    NotMacvtap(String),
+    /// The device node of a macvtap belongs to somebody else.
+    #[error("no right to open '{node}', the device node of macvtap '{name}': give it to vnicd's user with chown")]
+    MacvtapRights {
+        /// The interface.
+        name: String,
+        /// Its device node.
+        node: String,
+    },
+    /// A file descriptor that was passed as a TAP is none that can be used.
+    #[error("file descriptor {fd} is no TAP queue opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR")]
+    NotTapFd {
+        /// The descriptor.
+        fd: RawFd,
+    },
     /// The bridge is not there.
     #[error("bridge '{0}' does not exist: make it with 'ip link add {0} type bridge'")]
     NoBridge(String),
@@ -124,15 +157,17 @@ pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
     if multi_queue {
         for _ in 1..request.queues {
             let queue = open_tun()?;
-            ifreq::set_iff(&queue, &name, FLAGS | libc::IFF_MULTI_QUEUE).map_err(kernel("open another queue of"))?;
+            tun::set_iff(&queue, &name, FLAGS | libc::IFF_MULTI_QUEUE).map_err(kernel("open another queue of"))?;
             queues.push(queue);
         }
     }
-    ifreq::set_vnet_header_len(&queues[0], HEADER_LEN).map_err(kernel("set the header length of"))?;
-    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-    let uso = ifreq::set_offload(&queues[0], all | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok();
-    ifreq::set_offload(&queues[0], 0).map_err(kernel("reset the offloads of"))?;
-
+    let uso = prepare(&queues, request.sndbuf).map_err(|(what, source)| kernel(what)(source))?;
+    if request.persist {
+        tun::set_persistent(&queues[0]).map_err(kernel("make persistent"))?;
+    }
+    if let Some(mtu) = request.mtu {
+        interfaces.set_mtu(&name, mtu).map_err(kernel("set the MTU of"))?;
+    }
     if let Some(bridge) = bridge
         && let Some(index) = interfaces.index(&name).map_err(kernel("look for"))?
     {
@@ -149,10 +184,63 @@ pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
         Some(libc::EPERM) => OpenTapError::Rights(name.as_str().to_owned()),
         _ => kernel("bring up")(source),
     })?;
-    Ok(OpenedTap { name: name.as_str().to_owned(), queues, existed, uso })
+    Ok(OpenedTap { name: name.as_str().to_owned(), queues, multi_queue, existed, uso, guest_mac: None })
 }
 
-const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// Takes over the open queues of a TAP.
+///
+/// # Errors
+/// When one of them is no TAP queue, or lacks the virtio-net header.
+pub fn adopt_tap(fds: &[RawFd]) -> Result<OpenedTap, OpenTapError> {
+    let mut queues = Vec::new();
+    let (mut name, mut multi_queue) = (String::new(), false);
+    for fd in fds {
+        let unusable = || OpenTapError::NotTapFd { fd: *fd };
+        let queue = super::adopt::take(*fd).ok_or_else(unusable)?;
+        let (interface, flags) = tun::get_iff(&queue).map_err(|_| unusable())?;
+        if flags & FLAGS != FLAGS {
+            return Err(unusable());
+        }
+        multi_queue = flags & libc::IFF_MULTI_QUEUE != 0;
+        name = interface;
+        queues.push(queue);
+    }
+    let kernel = |(what, source)| OpenTapError::Kernel { name: name.clone(), what, source };
+    for queue in &queues {
+        let flags = fcntl_getfl(queue).and_then(|flags| fcntl_setfl(queue, flags | OFlags::NONBLOCK));
+        flags.map_err(|e| kernel(("prepare", e.into())))?;
+    }
+    let uso = prepare(&queues, None).map_err(kernel)?;
+    Ok(OpenedTap { name, queues, multi_queue, existed: true, uso, guest_mac: None })
+}
+
+/// Sets the MTU of the interface `name`.
+///
+/// # Errors
+/// When the interface is not there or rights are missing.
+pub fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    let name = IfName::new(name).ok_or(io::ErrorKind::InvalidInput)?;
+    Interfaces::open()?.set_mtu(&name, mtu)
+}
+
+/// Gives all queues the header that the rings have, and no offload yet. Says whether the kernel knows USO; an error
+/// says what failed.
+pub(super) fn prepare(queues: &[OwnedFd], sndbuf: Option<u32>) -> Result<bool, (&'static str, io::Error)> {
+    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let mut uso = true;
+    for queue in queues {
+        tun::set_vnet_header_len(queue, HEADER_LEN).map_err(|e| ("set the header length of", e))?;
+        if let Some(bytes) = sndbuf {
+            let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+            tun::set_send_buffer(queue, bytes).map_err(|e| ("set the send buffer of", e))?;
+        }
+        uso &= tun::set_offload(queue, all | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok();
+        tun::set_offload(queue, 0).map_err(|e| ("reset the offloads of", e))?;
+    }
+    Ok(uso)
+}
+
+pub(super) const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 fn open_tun() -> Result<OwnedFd, OpenTapError> {
     let tun = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_PATH);
@@ -184,11 +272,11 @@ fn open_first(name: &IfName, existed: bool) -> Result<(OwnedFd, IfName, bool), O
         Some(libc::EINVAL) if existed => OpenTapError::NotTap(wanted.clone()),
         _ => OpenTapError::Kernel { name: wanted.clone(), what: "open", source },
     };
-    match ifreq::set_iff(&tun, name, FLAGS | libc::IFF_MULTI_QUEUE) {
+    match tun::set_iff(&tun, name, FLAGS | libc::IFF_MULTI_QUEUE) {
         Ok(name) => Ok((tun, name, true)),
         // EINVAL on an interface that is there: a TAP of one queue, or none at all.
         Err(e) if existed && e.raw_os_error() == Some(libc::EINVAL) => {
-            let name = ifreq::set_iff(&tun, name, FLAGS).map_err(refuse)?;
+            let name = tun::set_iff(&tun, name, FLAGS).map_err(refuse)?;
             Ok((tun, name, false))
         }
         Err(e) => Err(refuse(e)),

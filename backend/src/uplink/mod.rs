@@ -3,6 +3,8 @@
 //! An uplink is made as two halves, one to send and one to receive, for the two directions are independent. Frames go
 //! straight from and to guest buffers, after a virtio-net header in private memory.
 
+mod discard;
+mod loopback;
 mod tap;
 
 use std::io;
@@ -11,6 +13,8 @@ use std::os::fd::BorrowedFd;
 use crate::memory::GuestSlice;
 use crate::offload::{NetHeader, Offloads};
 
+pub use discard::DiscardTx;
+pub use loopback::{LoopbackRx, LoopbackTx, loopback_pair};
 pub use tap::{TapRx, TapTx, tap_pairs};
 
 /// A frame on its way from the guest.
@@ -68,6 +72,10 @@ pub enum Received<'a> {
 pub enum Tx {
     /// A TAP queue.
     Tap(TapTx),
+    /// Nowhere.
+    Discard(DiscardTx),
+    /// Back to the guest.
+    Loopback(LoopbackTx),
 }
 
 /// The half that receives.
@@ -75,6 +83,10 @@ pub enum Tx {
 pub enum Rx {
     /// A TAP queue.
     Tap(TapRx),
+    /// From nowhere.
+    Discard,
+    /// What the guest sent.
+    Loopback(LoopbackRx),
 }
 
 impl Tx {
@@ -83,6 +95,8 @@ impl Tx {
     pub fn send(&mut self, frame: TxFrame<'_>) -> Sent {
         match self {
             Self::Tap(tap) => tap.send(frame),
+            Self::Discard(discard) => discard.send(frame),
+            Self::Loopback(loopback) => loopback.send(frame),
         }
     }
 }
@@ -93,14 +107,18 @@ impl Rx {
     pub fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
         match self {
             Self::Tap(tap) => tap.receive(slices, skip),
+            Self::Discard => Received::Empty,
+            Self::Loopback(loopback) => loopback.receive(slices, skip),
         }
     }
 
-    /// What to watch: readable when a frame waits, writable when there is room to send.
+    /// What to watch: readable when a frame waits, writable when there is room to send. An uplink without it changes
+    /// only by what its own pair does.
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Tap(tap) => tap.fd(),
+            Self::Tap(tap) => Some(tap.fd()),
+            Self::Discard | Self::Loopback(_) => None,
         }
     }
 
@@ -111,6 +129,7 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
+            Self::Discard | Self::Loopback(_) => Ok(()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A TAP queue (Linux, Documentation/networking/tuntap.rst): one `writev` a frame sent, one `readv` a frame received,
+//! A TAP or macvtap queue (Linux, Documentation/networking/tuntap.rst): one `writev` a frame sent, one `readv` a frame received,
 //! the payload straight from and to guest memory.
 //!
 //! A read into buffers that are too short would cut the frame without a word, so every read ends in a private
@@ -24,8 +24,7 @@ const MAX_IOVECS: usize = 1024;
 ///
 /// # Errors
 /// When the kernel refuses to detach a queue of a multi-queue TAP.
-pub fn tap_pairs(queues: Vec<OwnedFd>, uso: bool) -> io::Result<Vec<(Tx, Rx)>> {
-    let multi_queue = queues.len() > 1;
+pub fn tap_pairs(queues: Vec<OwnedFd>, multi_queue: bool, uso: bool) -> io::Result<Vec<(Tx, Rx)>> {
     let pair = |queue: OwnedFd| {
         let queue = Arc::new(queue);
         let tx = TapTx { queue: queue.clone(), iovecs: Vec::with_capacity(MAX_IOVECS), bounce: Vec::new() };

@@ -138,7 +138,9 @@ impl Pair {
     }
 
     fn watch(&mut self, wanted: Interest, wakeups: &Wakeups) {
-        if let Err(e) = wakeups.watch(self.rx.uplink.fd(), wanted, &mut self.interest) {
+        if let Some(fd) = self.rx.uplink.fd()
+            && let Err(e) = wakeups.watch(fd, wanted, &mut self.interest)
+        {
             tracing::error!(queue = %self.id(), "the uplink cannot be watched: {e}");
         }
     }

@@ -1,9 +1,9 @@
-//! Interface requests of the kernel (netdevice(7)) and the TUN driver, each a safe function on a checked name.
+//! Interface requests of the kernel (netdevice(7), bridges, ethtool), each a safe function on a checked name.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -30,7 +30,7 @@ struct DriverInfo {
     rest: [u8; 64],
 }
 
-const EMPTY: libc::ifreq =
+pub(super) const EMPTY: libc::ifreq =
     libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 } };
 
 /// An interface name that fits the kernel (at most 15 bytes, no slash, no space).
@@ -48,7 +48,7 @@ impl IfName {
         &self.0
     }
 
-    fn request(&self) -> libc::ifreq {
+    pub(super) fn request(&self) -> libc::ifreq {
         let mut request = EMPTY;
         for (to, from) in request.ifr_name.iter_mut().zip(self.0.bytes()) {
             *to = from as libc::c_char;
@@ -85,6 +85,25 @@ impl Interfaces {
         }
         request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
         self.call(libc::SIOCSIFFLAGS, request).map(drop)
+    }
+
+    /// Sets the largest packet of the interface, in bytes of IP.
+    pub(super) fn set_mtu(&self, name: &IfName, mtu: u16) -> io::Result<()> {
+        let mut request = name.request();
+        request.ifr_ifru.ifru_mtu = mtu.into();
+        self.call(libc::SIOCSIFMTU, request).map(drop)
+    }
+
+    /// MAC address of the interface.
+    pub(super) fn mac(&self, name: &IfName) -> io::Result<[u8; 6]> {
+        let answer = self.call(libc::SIOCGIFHWADDR, name.request())?;
+        // SAFETY: SIOCGIFHWADDR fills ifru_hwaddr; all bit patterns are a sockaddr.
+        let address = unsafe { answer.ifr_ifru.ifru_hwaddr };
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(address.sa_data) {
+            *to = from as u8;
+        }
+        Ok(mac)
     }
 
     /// Whether the TUN driver made the interface, as one that carries Ethernet frames.
@@ -141,31 +160,10 @@ impl Interfaces {
     }
 }
 
-/// Makes `tun` a queue of the interface `name`, with `flags` of the TUN driver; answers the name that it got.
-pub(super) fn set_iff(tun: impl AsFd, name: &IfName, flags: i32) -> io::Result<IfName> {
-    let mut request = name.request();
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes the ifreq, which is initialised and ours.
-    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if status < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let got = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
-    String::from_utf8(got).ok().and_then(|n| IfName::new(&n)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
-/// Sets the length of the header before each frame of a TAP, in bytes.
-pub(super) fn set_vnet_header_len(tun: impl AsFd, len: libc::c_int) -> io::Result<()> {
-    // SAFETY: TUNSETVNETHDRSZ reads one int, which is ours.
-    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
-    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Tells the kernel which unfinished frames the reader of a TAP takes (`TUN_F_*`).
-pub(super) fn set_offload(tun: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    let status = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
-    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// The name that the kernel wrote into a request.
+pub(super) fn name_of(request: &libc::ifreq) -> String {
+    let bytes: Vec<u8> = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -1,0 +1,60 @@
+//! A test uplink that takes every frame and gives none: what the guest side alone can do.
+//!
+//! Each frame is copied to private memory and its bytes are added up, so that no byte goes unread.
+
+use super::{Sent, TxFrame};
+use crate::memory::copy_from_guest;
+
+/// The sending half; there is nothing to receive.
+#[derive(Debug, Default)]
+pub struct DiscardTx {
+    bytes: Vec<u8>,
+    sum: u64,
+}
+
+impl DiscardTx {
+    pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+        self.bytes.resize(frame.skip + frame.len, 0);
+        copy_from_guest(frame.slices, &mut self.bytes);
+        self.sum = self.bytes[frame.skip..].iter().fold(self.sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+        Sent::Done
+    }
+
+    /// The sum of all bytes of all frames so far.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+}
+
+impl Drop for DiscardTx {
+    fn drop(&mut self) {
+        tracing::debug!(sum = self.sum, "discarded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::{Buffers, GuestSlice, MemoryTable, RegionInfo, copy_to_guest, memfd};
+    use crate::offload::NetHeader;
+
+    #[test]
+    fn every_byte_of_the_frame_counts_and_none_of_the_header() {
+        let info = RegionInfo { guest_address: 0, size: 4096, user_address: 0, mmap_offset: 0 };
+        let table = MemoryTable::default().with_region(info, memfd(4096).unwrap()).unwrap();
+        let mut buffers = Buffers::new(Arc::new(table));
+        for (at, len) in [(0, 5), (100, 10), (200, 5)] {
+            buffers.push(at, len).unwrap();
+        }
+        let slices: &[GuestSlice<'_>] = buffers.get(0..3);
+        copy_to_guest(&[[200; 12].as_slice(), &[1, 2, 3, 4, 5, 6, 7, 8]].concat(), slices);
+        let mut discard = DiscardTx::default();
+        let frame = TxFrame { header: NetHeader::default(), slices, skip: 12, len: 8 };
+        assert_eq!(discard.send(frame), Sent::Done);
+        assert_eq!(discard.send(frame), Sent::Done);
+        assert_eq!(discard.sum(), 72);
+    }
+}
