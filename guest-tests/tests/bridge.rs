@@ -8,7 +8,7 @@ const MB: u64 = 1_000_000;
 /// A user without any right.
 const NOBODY: u32 = 65534;
 
-/// The fields of the line that tells of the uplink, such as `tap="tap0" queue_pairs=32`.
+/// The fields of the line that tells of the uplink, such as `uplink="tap tap0" queue_pairs=32`.
 fn uplink_line(vnicd: &Vnicd) -> Result<String> {
     vnicd.log().into_iter().find(|line| line.contains("queue_pairs=")).context("no line about the uplink")
 }
@@ -49,7 +49,7 @@ fn the_kernel_picks_a_name() -> Result<()> {
     let second = Vnicd::builder(&ns).default_uplink().start()?;
     for (vnicd, name) in [(&first, "vnic0"), (&second, "vnic1")] {
         let line = uplink_line(vnicd)?;
-        ensure!(line.contains("made") && line.contains(&format!("tap=\"{name}\"")), "not {name}: {line}");
+        ensure!(line.contains("made") && line.contains(&format!("uplink=\"tap {name}\"")), "not {name}: {line}");
     }
     let lab = Lab { vnicd: second, ns };
     lab::address_host(&lab.ns, "vnic1")?;

@@ -11,6 +11,8 @@ use crate::uplink::{self, Rx, Tx};
 pub(super) struct Uplink {
     /// What it is, in words.
     pub(super) description: String,
+    /// Whether it was there before.
+    existed: bool,
     /// The halves of each queue.
     pub(super) queues: Vec<(Tx, Rx)>,
     /// What it takes and gives.
@@ -30,17 +32,20 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?)?,
         UplinkSpec::Discard => Uplink {
             description: "discard".into(),
+            existed: false,
             queues: (0..pairs).map(|_| (Tx::Discard(uplink::DiscardTx::default()), Rx::Discard)).collect(),
             offloads: Offloads::ALL,
         },
         UplinkSpec::Loopback => Uplink {
             description: "loopback".into(),
+            existed: false,
             queues: (0..pairs).map(|_| uplink::loopback_pair()).collect(),
             offloads: Offloads::ALL,
         },
     };
     let queues = uplink.queues.len();
-    tracing::info!(device = %options.name, uplink = uplink.description, queue_pairs = queues, "uplink opened");
+    let how = if uplink.existed { "opened" } else { "made" };
+    tracing::info!(device = %options.name, uplink = uplink.description, queue_pairs = queues, "uplink {how}");
     if queues == 1 && pairs > 1 {
         tracing::warn!(
             device = %options.name,
@@ -55,6 +60,7 @@ fn tap(kind: &str, tap: OpenedTap) -> Result<Uplink, Box<dyn Error>> {
     let offloads = Offloads { uso4: tap.uso, uso6: tap.uso, ..Offloads::ALL };
     Ok(Uplink {
         description: format!("{kind} {}", tap.name),
+        existed: tap.existed,
         queues: uplink::tap_pairs(tap.queues, tap.multi_queue, tap.uso)?,
         offloads,
     })
