@@ -215,8 +215,8 @@ impl DeviceOptions {
         match (&self.socket_path, self.fd) {
             (None, None) => return wrong("it needs --socket-path PATH or --fd N to meet its front end"),
             (Some(_), Some(_)) => return wrong("--socket-path and --fd exclude each other"),
-            (None, Some(_)) if self.socket_mode.is_some() => return wrong("--socket-mode needs --socket-path"),
-            (None, Some(_)) if self.socket_group.is_some() => return wrong("--socket-group needs --socket-path"),
+            (None, Some(_)) if self.socket_mode.is_some() => return wrong("--socket-mode means nothing with --fd"),
+            (None, Some(_)) if self.socket_group.is_some() => return wrong("--socket-group means nothing with --fd"),
             _ => {}
         }
         if self.queue_pairs == 0 || self.queue_pairs > MAX_QUEUE_PAIRS {
@@ -472,7 +472,7 @@ mod tests {
             ("[[device]]\nsocket-path = '/a'\nqueue-pairs = 33\n", "--queue-pairs 33"),
             ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
             ("[[device]\n", ":1: "),
-            ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode needs"),
+            ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode means nothing with --fd"),
             (
                 "[[device]]\nfd = 3\nname='a'\n[[device]]\nfd = 3\nname = 'b'\n",
                 "'a' and 'b' both use the file descriptor 3",
