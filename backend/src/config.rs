@@ -82,6 +82,10 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "N")]
     pub fd: Option<i32>,
 
+    /// Connect to the socket instead, where the front end listens; try until it does
+    #[arg(long)]
+    pub client: bool,
+
     /// Permission bits of the socket, in octal
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<SocketMode>,
@@ -215,6 +219,13 @@ impl DeviceOptions {
         match (&self.socket_path, self.fd) {
             (None, None) => return wrong("it needs --socket-path PATH or --fd N to meet its front end"),
             (Some(_), Some(_)) => return wrong("--socket-path and --fd exclude each other"),
+            (None, Some(_)) if self.client => return wrong("--client means nothing with --fd"),
+            (Some(_), None) if self.client && self.socket_mode.is_some() => {
+                return wrong("--socket-mode means nothing with --client: the socket is the front end's");
+            }
+            (Some(_), None) if self.client && self.socket_group.is_some() => {
+                return wrong("--socket-group means nothing with --client: the socket is the front end's");
+            }
             (None, Some(_)) if self.socket_mode.is_some() => return wrong("--socket-mode means nothing with --fd"),
             (None, Some(_)) if self.socket_group.is_some() => return wrong("--socket-group means nothing with --fd"),
             _ => {}

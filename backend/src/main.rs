@@ -17,7 +17,7 @@ use vmm_sys_util::epoll::EventSet;
 use vnicd::cli::Cli;
 use vnicd::config::{Config, LogFormat};
 use vnicd::control::ControlServer;
-use vnicd::device::{Device, EventLoop};
+use vnicd::device::{Device, EventLoop, Links};
 use vnicd::opener::{self, ListenRequest};
 
 /// Exit code for words that make no sense and for what cannot be opened.
@@ -69,8 +69,9 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     for device in &mut devices {
         device.serve(&mut events, ended.clone())?;
     }
+    let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
+    events.add_subscriber(Box::new(Links::watch(nics.clone())?));
     if let Some(listening) = control {
-        let nics = devices.iter().map(|device| device.nic().clone()).collect();
         events.add_subscriber(Box::new(ControlServer::new(listening, nics)));
     }
     while !ended.get() {

@@ -5,14 +5,17 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::DeviceOptions;
-use crate::frontend::Server;
+use crate::frontend::{Client, Server};
+use crate::nic::Nic;
 use crate::opener::{self, Adopted, ListenRequest, Listening};
 
 /// Told when the daemon has nothing left to do.
@@ -28,6 +31,8 @@ pub(super) enum Entrance {
     Listening(Listener),
     /// The only front end is there.
     Connected(UnixStream),
+    /// Front ends listen at a socket of theirs.
+    Client(PathBuf),
 }
 
 /// A listening socket.
@@ -47,6 +52,9 @@ impl Entrance {
                 Adopted::Listening(listener) => Self::Listening(Listener::Passed(listener)),
             });
         }
+        if options.client {
+            return Ok(Self::Client(options.socket_path.clone().unwrap_or_default()));
+        }
         let listening = opener::listen(&ListenRequest {
             path: options.socket_path.clone().unwrap_or_default(),
             mode: options.socket_mode.map(|mode| mode.0),
@@ -55,20 +63,22 @@ impl Entrance {
         Ok(Self::Listening(Listener::Opened(listening)))
     }
 
-    /// Starts to let front ends in to `server`.
-    pub(super) fn serve(self, mut server: Server, ended: Ended) -> io::Result<Box<dyn MutEventSubscriber>> {
+    /// Starts to let front ends in to `nic`.
+    pub(super) fn serve(self, nic: Arc<Nic>, ended: Ended) -> io::Result<Box<dyn MutEventSubscriber>> {
         Ok(match self {
             Self::Listening(listener) => {
                 match &listener {
                     Listener::Opened(listening) => tracing::info!("listening on {}", listening.path().display()),
                     Listener::Passed(_) => tracing::info!("listening on the socket that was passed"),
                 }
-                Box::new(Door { server, listener })
+                Box::new(Door { server: Server::new(nic)?, listener })
             }
             Self::Connected(stream) => {
+                let mut server = Server::new(nic)?;
                 server.offer(stream)?;
                 Box::new(OneConnection { server, ended })
             }
+            Self::Client(path) => Box::new(Visitor { _client: Client::start(nic, path)? }),
         })
     }
 }
@@ -103,6 +113,17 @@ impl MutEventSubscriber for Door {
             std::thread::sleep(RETRY_INTERVAL);
         }
     }
+}
+
+/// Keeps the client that goes to the front ends; it has a thread of its own.
+struct Visitor {
+    _client: Client,
+}
+
+impl MutEventSubscriber for Visitor {
+    fn init(&mut self, _ops: &mut EventOps) {}
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
 }
 
 /// Serves one connection that was there at the start, and ends the daemon with it.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod entrance;
+mod links;
 mod uplinks;
 
 use std::error::Error;
@@ -15,10 +16,10 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
-use crate::frontend::Server;
 use crate::nic::{Nic, NicSetup};
 
 pub use entrance::Ended;
+pub use links::Links;
 
 /// The control thread's event loop.
 pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
@@ -46,6 +47,10 @@ impl Device {
         let nic = Arc::new(Nic::new(NicSetup {
             name: options.name,
             uplink: uplink.description,
+            interface: uplink.interface,
+            uplink_mac: uplink.guest_mac,
+            mac: options.mac.map(|mac| mac.0),
+            mtu: options.mtu,
             uplinks: uplink.queues,
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
@@ -65,9 +70,8 @@ impl Device {
     /// # Errors
     /// When the kernel gives no eventfd or thread.
     pub fn serve(&mut self, events: &mut EventLoop, ended: Ended) -> io::Result<()> {
-        let server = Server::new(self.nic.clone())?;
         if let Some(entrance) = self.entrance.take() {
-            events.add_subscriber(entrance.serve(server, ended)?);
+            events.add_subscriber(entrance.serve(self.nic.clone(), ended)?);
         }
         Ok(())
     }

@@ -11,6 +11,10 @@ use crate::uplink::{self, Rx, Tx};
 pub(super) struct Uplink {
     /// What it is, in words.
     pub(super) description: String,
+    /// Its interface, if it has one of its own here.
+    pub(super) interface: Option<String>,
+    /// The address that the guest must have.
+    pub(super) guest_mac: Option<[u8; 6]>,
     /// Whether it was there before.
     existed: bool,
     /// The halves of each queue.
@@ -32,12 +36,16 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?)?,
         UplinkSpec::Discard => Uplink {
             description: "discard".into(),
+            interface: None,
+            guest_mac: None,
             existed: false,
             queues: (0..pairs).map(|_| (Tx::Discard(uplink::DiscardTx::default()), Rx::Discard)).collect(),
             offloads: Offloads::ALL,
         },
         UplinkSpec::Loopback => Uplink {
             description: "loopback".into(),
+            interface: None,
+            guest_mac: None,
             existed: false,
             queues: (0..pairs).map(|_| uplink::loopback_pair()).collect(),
             offloads: Offloads::ALL,
@@ -61,6 +69,8 @@ fn tap(kind: &str, tap: OpenedTap) -> Result<Uplink, Box<dyn Error>> {
     Ok(Uplink {
         description: format!("{kind} {}", tap.name),
         existed: tap.existed,
+        interface: Some(tap.name),
+        guest_mac: tap.guest_mac,
         queues: uplink::tap_pairs(tap.queues, tap.multi_queue, tap.uso)?,
         offloads,
     })

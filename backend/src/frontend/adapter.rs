@@ -8,23 +8,27 @@
 //! | SET_VRING_ENABLE before SET_FEATURES | QEMU sends it while connecting, and version 10 does not repeat it |
 //! | SET_STATUS, GET_STATUS | the crate has no arm for them |
 //! | SET_LOG_FD | no arm; the fd is closed, nothing here would signal it |
+//! | NET_SET_MTU, SEND_RARP | no arms |
+//! | SET_BACKEND_REQ_FD | the crate's channel cannot say that the configuration changed |
 //! | unknown requests | the specification wants an answer when one is asked for |
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, sockopt};
 use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error, Result, VhostUserBackendReqHandlerMut};
 
 use super::session::Session;
+use crate::nic::MIN_MTU;
 
 const HEADER_LEN: usize = 12;
 /// Largest message body that is read here (vhost-user has none above 4 KiB).
 const MAX_BODY: usize = 4096;
-/// Most file descriptors that one message may carry into this room; they are closed.
+/// Most file descriptors that one message may carry into this room.
 const MAX_FDS: usize = 64;
 
 const VERSION: u32 = 1;
@@ -44,12 +48,13 @@ pub(super) fn serve(stream: &UnixStream, session: &Arc<Mutex<Session>>) -> Resul
 }
 
 /// Says how to answer one message, given its body: a body to send, or nothing beyond what need_reply asks for.
-type Answer = fn(&mut Session, &Message) -> Result<Option<u64>>;
+type Answer = fn(&mut Session, &mut Message) -> Result<Option<u64>>;
 
 struct Message {
     request: u32,
     flags: u32,
     body: Vec<u8>,
+    fds: Vec<OwnedFd>,
 }
 
 impl Message {
@@ -74,23 +79,19 @@ fn answerer(stream: &UnixStream, session: &Mutex<Session>) -> Result<Option<Answ
         Ok(FrontendReq::SET_STATUS) => Some(set_status),
         Ok(FrontendReq::GET_STATUS) => Some(get_status),
         Ok(FrontendReq::SET_LOG_FD) => Some(set_log_fd),
-        Ok(
-            FrontendReq::SEND_RARP
-            | FrontendReq::NET_SET_MTU
-            | FrontendReq::IOTLB_MSG
-            | FrontendReq::SET_VRING_ENDIAN
-            | FrontendReq::VRING_KICK,
-        )
-        | Err(_) => Some(unknown),
+        Ok(FrontendReq::NET_SET_MTU) => Some(set_mtu),
+        Ok(FrontendReq::SEND_RARP) => Some(send_rarp),
+        Ok(FrontendReq::SET_BACKEND_REQ_FD) => Some(set_backend_channel),
+        Ok(FrontendReq::IOTLB_MSG | FrontendReq::SET_VRING_ENDIAN | FrontendReq::VRING_KICK) | Err(_) => Some(unknown),
         Ok(_) => None,
     };
     Ok(answer)
 }
 
 fn answer_here(stream: &UnixStream, session: &Mutex<Session>, answer: Answer) -> Result<()> {
-    let message = receive(stream)?;
+    let mut message = receive(stream)?;
     let wants_reply = message.flags & FLAG_NEED_REPLY != 0 && lock(session).replies_to_all();
-    let result = answer(&mut lock(session), &message);
+    let result = answer(&mut lock(session), &mut message);
     match &result {
         Ok(Some(value)) => reply(stream, &message, *value)?,
         Ok(None) if wants_reply => reply(stream, &message, 0)?,
@@ -108,7 +109,7 @@ fn answer_here(stream: &UnixStream, session: &Mutex<Session>, answer: Answer) ->
 }
 
 /// Remembered, and applied when the ring starts.
-fn early_enable(session: &mut Session, message: &Message) -> Result<Option<u64>> {
+fn early_enable(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
     let state = message.u64()?;
     let (index, enable) = (state as u32, state >> 32);
     if enable > 1 {
@@ -117,28 +118,58 @@ fn early_enable(session: &mut Session, message: &Message) -> Result<Option<u64>>
     session.set_vring_enable(index, enable == 1).map(|()| None)
 }
 
-fn set_status(session: &mut Session, message: &Message) -> Result<Option<u64>> {
+fn set_status(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
     let status = u8::try_from(message.u64()?).map_err(|_| Error::InvalidParam)?;
     session.set_status(status);
     Ok(None)
 }
 
-fn get_status(session: &mut Session, message: &Message) -> Result<Option<u64>> {
+fn get_status(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
     if message.body.is_empty() { Ok(Some(session.status().into())) } else { Err(Error::InvalidMessage) }
 }
 
-fn set_log_fd(_session: &mut Session, _message: &Message) -> Result<Option<u64>> {
+fn set_log_fd(_session: &mut Session, _message: &mut Message) -> Result<Option<u64>> {
     Ok(None)
 }
 
-fn unknown(_session: &mut Session, message: &Message) -> Result<Option<u64>> {
+/// Checked against what IP allows; the uplink follows as far as it can.
+fn set_mtu(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
+    let mtu = u16::try_from(message.u64()?).ok().filter(|mtu| *mtu >= MIN_MTU);
+    let mtu = mtu.ok_or(Error::InvalidOperation("an MTU lies between 68 and 65535"))?;
+    session.mtu = Some(mtu);
+    session.nic.set_uplink_mtu(mtu);
+    Ok(None)
+}
+
+/// The address stands in the first six bytes of the number, in the order of the wire.
+fn send_rarp(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
+    let bytes = message.u64()?.to_le_bytes();
+    session.nic.announce([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
+    Ok(None)
+}
+
+fn set_backend_channel(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
+    let channel = match (message.fds.pop(), message.fds.len()) {
+        (Some(fd), 0) => fd,
+        _ => return Err(Error::IncorrectFds),
+    };
+    if sockopt::socket_domain(&channel) != Ok(AddressFamily::UNIX) {
+        return Err(Error::NotUnixSocket);
+    }
+    session.set_channel(channel.into());
+    Ok(None)
+}
+
+fn unknown(_session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
     tracing::warn!("the front end sent request {}, which this device never offered to take", message.request);
     Err(Error::InvalidOperation("it is unknown or was not offered"))
 }
 
-/// Takes the next message from the stream. File descriptors that came with it are closed.
+/// Takes the next message from the stream. File descriptors that nobody takes out of it are closed with it.
 fn receive(stream: &UnixStream) -> Result<Message> {
-    let header: [u8; HEADER_LEN] = receive_exact(stream, HEADER_LEN)?.try_into().map_err(|_| Error::PartialMessage)?;
+    let mut fds = Vec::new();
+    let header = receive_exact(stream, HEADER_LEN, &mut fds)?;
+    let header: [u8; HEADER_LEN] = header.try_into().map_err(|_| Error::PartialMessage)?;
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (request, flags, size) = (word(0), word(4), word(8) as usize);
     if flags & 0x3 != VERSION || flags & FLAG_REPLY != 0 {
@@ -147,10 +178,12 @@ fn receive(stream: &UnixStream) -> Result<Message> {
     if size > MAX_BODY {
         return Err(Error::OversizedMsg);
     }
-    Ok(Message { request, flags, body: receive_exact(stream, size)? })
+    let body = receive_exact(stream, size, &mut fds)?;
+    Ok(Message { request, flags, body, fds })
 }
 
-fn receive_exact(stream: &UnixStream, len: usize) -> Result<Vec<u8>> {
+/// Takes `len` bytes, and the file descriptors that come with them.
+fn receive_exact(stream: &UnixStream, len: usize, fds: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut done = 0;
     while done < len {
@@ -163,8 +196,8 @@ fn receive_exact(stream: &UnixStream, len: usize) -> Result<Vec<u8>> {
             Err(e) => return Err(Error::SocketBroken(e.into())),
         };
         for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                fds.for_each(drop);
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
             }
         }
         if got.bytes == 0 {

@@ -15,7 +15,7 @@ use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use super::refusal::Refusal;
 use super::session::Session;
 use crate::memory::{MemoryTable, RegionInfo};
-use crate::nic::{FeatureNames, understood};
+use crate::nic::{FeatureNames, read_config};
 use crate::worker::Message;
 
 /// Memory regions that a guest may have: what KVM itself allows, less what VMMs keep for other things.
@@ -25,7 +25,13 @@ const MAX_MEM_SLOTS: u64 = 509;
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    .union(VhostUserProtocolFeatures::STATUS);
+    .union(VhostUserProtocolFeatures::STATUS)
+    .union(VhostUserProtocolFeatures::MTU)
+    .union(VhostUserProtocolFeatures::RARP);
+
+/// What is offered on top to a front end that leaves the configuration space to the back end.
+const CONFIG_FEATURES: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::CONFIG.union(VhostUserProtocolFeatures::BACKEND_REQ);
 
 fn region(info: &VhostUserMemoryRegion) -> RegionInfo {
     RegionInfo {
@@ -38,6 +44,7 @@ fn region(info: &VhostUserMemoryRegion) -> RegionInfo {
 
 impl VhostUserBackendReqHandlerMut for Session {
     fn set_owner(&mut self) -> Result<()> {
+        self.note_first(true);
         Ok(())
     }
 
@@ -50,6 +57,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_features(&mut self) -> Result<u64> {
+        self.note_first(false);
         Ok(self.nic.offered())
     }
 
@@ -63,7 +71,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             self.features = Some(features);
             self.note();
             for worker in self.workers() {
-                worker.send(Message::Features(understood(features)));
+                worker.send(Message::Features(self.understood()));
             }
         }
         // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
@@ -173,15 +181,16 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(PROTOCOL_FEATURES)
+        Ok(if self.reads_config() { PROTOCOL_FEATURES.union(CONFIG_FEATURES) } else { PROTOCOL_FEATURES })
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        let unknown = features & !PROTOCOL_FEATURES.bits();
+        let unknown = features & !self.get_protocol_features()?.bits();
         if unknown != 0 {
             return Err(Refusal::ProtocolNotOffered(unknown).into());
         }
         self.protocol_features = features;
+        self.note();
         Ok(())
     }
 
@@ -228,12 +237,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         Ok(())
     }
 
-    fn get_config(&mut self, _offset: u32, _size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        Err(Refusal::Unsupported("GET_CONFIG").into())
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        Ok(read_config(&self.nic, offset, size).ok_or(Refusal::OutsideConfig { offset, size })?)
     }
 
+    /// Drivers of old write their MAC address; a device with VERSION_1 has nothing that can be written.
     fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        Err(Refusal::Unsupported("SET_CONFIG").into())
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {

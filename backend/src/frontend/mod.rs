@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod client;
+mod connection;
 mod messages;
 mod refusal;
 mod server;
 mod session;
 
+pub use client::Client;
 pub use server::{Outcome, Server};

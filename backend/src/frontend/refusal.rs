@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     NotOffered(u64),
     #[error("protocol features {0:#x} were acknowledged but not offered")]
     ProtocolNotOffered(u64),
+    #[error("{size} bytes at {offset} are not in the configuration space")]
+    OutsideConfig { offset: u32, size: u32 },
     #[error("{0} is not supported")]
     Unsupported(&'static str),
     #[error(transparent)]

@@ -1,19 +1,15 @@
-//! Connections: one front end at a time, the next when it has gone.
+//! Front ends that come to a socket: one front end at a time, the next when it has gone.
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use vhost::vhost_user::Error;
-
-use super::adapter;
-use super::refusal::chain;
-use super::session::Session;
+use super::connection::{peer, serve};
 use crate::nic::Nic;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// Accepts front ends for a device and serves them, each on a thread of its own.
 #[derive(Debug)]
@@ -127,21 +123,4 @@ impl Connection {
             tracing::error!("the front end's thread panicked");
         }
     }
-}
-
-fn serve(stream: &UnixStream, nic: Arc<Nic>) {
-    let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
-    let result = adapter::serve(stream, &session);
-    session.lock().unwrap_or_else(PoisonError::into_inner).end();
-    // The front end learns of it at once, though the server holds the socket until it hears of the end.
-    let _ = stream.shutdown(Shutdown::Both);
-    match result {
-        Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
-        Err(e) => tracing::error!("front end gone, its connection ended: {}", chain(&e)),
-    }
-}
-
-/// Process number of the other end, 0 if unknown.
-fn peer(stream: &impl AsFd) -> i32 {
-    rustix::net::sockopt::socket_peercred(stream).map_or(0, |cred| cred.pid.as_raw_nonzero().get())
 }

@@ -2,6 +2,7 @@
 //!
 //! A session lasts as long as its connection. When it ends, its rings are stopped and its memory is let go.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use vhost::vhost_user::Result;
@@ -12,7 +13,7 @@ use super::refusal::{Refusal, chain};
 use crate::memory::MemoryTable;
 use crate::nic::{FrontEnd, Nic, understood};
 use crate::ring::{Access, RingSetup};
-use crate::worker::{Direction, Mailbox, Message, QueueId, RingFds};
+use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds};
 
 /// A ring as the front end has described it so far.
 #[derive(Debug, Default)]
@@ -34,6 +35,12 @@ pub(super) struct Session {
     pub(super) features: Option<u64>,
     pub(super) protocol_features: u64,
     status: u8,
+    /// Whether it claimed the device before it asked for anything.
+    owner_first: Option<bool>,
+    /// Largest packet, in bytes of IP, that the guest was told.
+    pub(super) mtu: Option<u16>,
+    /// Where it wants to be told of changes.
+    channel: Option<Arc<UnixStream>>,
     pub(super) memory: Arc<MemoryTable>,
     pub(super) rings: Vec<Ring>,
 }
@@ -42,7 +49,19 @@ impl Session {
     pub(super) fn new(nic: Arc<Nic>, pid: i32) -> Self {
         let rings = (0..nic.rings()).map(|_| Ring::default()).collect();
         let memory = Arc::default();
-        let session = Self { nic, pid, features: None, protocol_features: 0, status: 0, memory, rings };
+        let mtu = nic.mtu();
+        let session = Self {
+            nic,
+            pid,
+            features: None,
+            protocol_features: 0,
+            status: 0,
+            owner_first: None,
+            mtu,
+            channel: None,
+            memory,
+            rings,
+        };
         session.note();
         session
     }
@@ -51,7 +70,32 @@ impl Session {
     pub(super) fn note(&self) {
         let started = |(at, ring): (usize, &Ring)| ring.started.then(|| self.id(at));
         let started = self.rings.iter().enumerate().filter_map(started).collect();
-        self.nic.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started }));
+        let config = self.protocol_features & VhostUserProtocolFeatures::CONFIG.bits() != 0;
+        let config_channel = self.channel.clone().filter(|_| config);
+        self.nic.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started, config_channel }));
+    }
+
+    /// Whether this front end reads the configuration space from here. Those that do claim the device before they ask
+    /// for anything; QEMU claims it later and keeps a network device's configuration to itself, so that offering it
+    /// would be of no use there.
+    pub(super) fn reads_config(&self) -> bool {
+        self.owner_first == Some(true)
+    }
+
+    /// Notes the first thing that the front end did.
+    pub(super) fn note_first(&mut self, is_owner: bool) {
+        self.owner_first.get_or_insert(is_owner);
+    }
+
+    /// Keeps the channel on which the front end wants to be told of changes.
+    pub(super) fn set_channel(&mut self, channel: UnixStream) {
+        self.channel = Some(Arc::new(channel));
+        self.note();
+    }
+
+    /// What the acknowledged features mean to packets.
+    pub(super) fn understood(&self) -> Features {
+        understood(self.features.unwrap_or(0), self.mtu)
     }
 
     /// Whether SET_FEATURES has come.
@@ -118,7 +162,7 @@ impl Session {
             Some(worker) => worker,
             None => {
                 let worker = self.nic.start_worker(id.pair).map_err(Refusal::Start)?;
-                worker.send(Message::Features(understood(self.features.unwrap_or(0))));
+                worker.send(Message::Features(self.understood()));
                 drop(worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer)).map_err(Refusal::Worker)?);
                 worker
             }
@@ -146,7 +190,7 @@ impl Session {
             event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
             indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
             access: if id.direction == Direction::Rx { Access::Write } else { Access::Read },
-            min_chain_len: understood(features).header_len,
+            min_chain_len: self.understood().header_len,
         })
     }
 

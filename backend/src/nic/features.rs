@@ -7,6 +7,8 @@
 //! | CSUM, GUEST_CSUM | the uplink finishes and leaves checksums | no checksum is computed twice |
 //! | HOST_TSO4/6, GUEST_TSO4/6, HOST_ECN, GUEST_ECN | the uplink segments TCP | one frame instead of 45 |
 //! | HOST_USO, GUEST_USO4/6 | the uplink segments UDP | the same for UDP |
+//! | MTU | always | a guest with MTU told sends nothing larger |
+//! | MAC, STATUS | an address was given; always | front ends that read the configuration space from here; others set both bits themselves |
 //! | MQ, CTRL_VQ | more than one pair | front ends keep the control queue to themselves, yet some ask for the bit |
 //! | PROTOCOL_FEATURES | always | vhost-user |
 //!
@@ -20,15 +22,20 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use crate::offload::{HEADER_LEN, Offloads};
 use crate::worker;
 
+/// Bytes of an Ethernet header and of a VLAN tag in it.
+const ETHERNET_LEN: usize = 14;
+const VLAN_LEN: usize = 4;
+
 /// Every feature this crate knows, with its name for log lines.
-const NAMES: [(u32, &str); 19] = [
+const NAMES: [(u32, &str); 22] = [
     (VIRTIO_F_VERSION_1, "VERSION_1"),
     (VIRTIO_NET_F_MRG_RXBUF, "MRG_RXBUF"),
     (VIRTIO_RING_F_INDIRECT_DESC, "INDIRECT_DESC"),
@@ -44,6 +51,9 @@ const NAMES: [(u32, &str); 19] = [
     (VIRTIO_NET_F_GUEST_ECN, "GUEST_ECN"),
     (VIRTIO_NET_F_GUEST_USO4, "GUEST_USO4"),
     (VIRTIO_NET_F_GUEST_USO6, "GUEST_USO6"),
+    (VIRTIO_NET_F_MTU, "MTU"),
+    (VIRTIO_NET_F_MAC, "MAC"),
+    (VIRTIO_NET_F_STATUS, "STATUS"),
     (VIRTIO_NET_F_MQ, "MQ"),
     (VIRTIO_NET_F_CTRL_VQ, "CTRL_VQ"),
     (VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits().trailing_zeros(), "PROTOCOL_FEATURES"),
@@ -52,7 +62,7 @@ const NAMES: [(u32, &str); 19] = [
 
 /// The features offered over an uplink that takes and gives `offloads`, with `pairs` queue pairs.
 #[must_use]
-pub fn offered(offloads: Offloads, pairs: usize) -> u64 {
+pub fn offered(offloads: Offloads, pairs: usize, mac: bool) -> u64 {
     let Offloads { csum, tso4, tso6, ecn, uso4, uso6 } = offloads;
     [
         (VIRTIO_F_VERSION_1, true),
@@ -70,6 +80,9 @@ pub fn offered(offloads: Offloads, pairs: usize) -> u64 {
         (VIRTIO_NET_F_GUEST_ECN, ecn),
         (VIRTIO_NET_F_GUEST_USO4, uso4),
         (VIRTIO_NET_F_GUEST_USO6, uso6),
+        (VIRTIO_NET_F_MTU, true),
+        (VIRTIO_NET_F_MAC, mac),
+        (VIRTIO_NET_F_STATUS, true),
         (VIRTIO_NET_F_MQ, pairs > 1),
         (VIRTIO_NET_F_CTRL_VQ, pairs > 1),
         (VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits().trailing_zeros(), true),
@@ -81,12 +94,13 @@ pub fn offered(offloads: Offloads, pairs: usize) -> u64 {
 
 /// What the features that a driver acknowledged mean to its packets.
 #[must_use]
-pub fn understood(acked: u64) -> worker::Features {
+pub fn understood(acked: u64, mtu: Option<u16>) -> worker::Features {
     let has = |bit: u32| acked & (1 << bit) != 0;
     let mergeable = has(VIRTIO_NET_F_MRG_RXBUF);
     worker::Features {
         header_len: if mergeable || has(VIRTIO_F_VERSION_1) { HEADER_LEN } else { HEADER_LEN - 2 },
         mergeable,
+        max_frame: mtu.filter(|_| has(VIRTIO_NET_F_MTU)).map(|mtu| usize::from(mtu) + ETHERNET_LEN + VLAN_LEN),
         guest: Offloads {
             csum: has(VIRTIO_NET_F_GUEST_CSUM),
             tso4: has(VIRTIO_NET_F_GUEST_TSO4),
@@ -134,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_offered_feature_has_a_name() {
-        let names = FeatureNames(offered(Offloads::ALL, 2)).to_string();
+        let names = FeatureNames(offered(Offloads::ALL, 2, true)).to_string();
         assert!(names.starts_with("VERSION_1 MRG_RXBUF"), "{names}");
         assert!(!names.contains("0x"), "{names}");
         assert_eq!(FeatureNames(1 << 40).to_string(), "0x10000000000");
@@ -144,15 +158,15 @@ mod tests {
     fn features_that_nothing_stands_behind_are_not_offered() {
         // RING_PACKED, IN_ORDER, RING_RESET, RSS, HASH_REPORT, NOTIFICATION_DATA, ACCESS_PLATFORM, UFO both ways.
         for bit in [34, 35, 40, 60, 57, 38, 33, 10, 14] {
-            assert_eq!(offered(Offloads::ALL, 32) & (1 << bit), 0, "feature {bit}");
+            assert_eq!(offered(Offloads::ALL, 32, true) & (1 << bit), 0, "feature {bit}");
         }
-        assert_eq!(offered(Offloads::ALL, 1) & (1 << VIRTIO_NET_F_MQ), 0);
+        assert_eq!(offered(Offloads::ALL, 1, true) & (1 << VIRTIO_NET_F_MQ), 0);
     }
 
     #[test]
     fn a_legacy_guest_has_the_short_header() {
-        assert_eq!(understood(0).header_len, 10);
-        assert_eq!(understood(1 << VIRTIO_NET_F_MRG_RXBUF).header_len, 12);
-        assert_eq!(understood(1 << VIRTIO_F_VERSION_1).header_len, 12);
+        assert_eq!(understood(0, None).header_len, 10);
+        assert_eq!(understood(1 << VIRTIO_NET_F_MRG_RXBUF, None).header_len, 12);
+        assert_eq!(understood(1 << VIRTIO_F_VERSION_1, None).header_len, 12);
     }
 }

@@ -4,16 +4,22 @@
 
 #![forbid(unsafe_code)]
 
+mod config_space;
 mod features;
+mod front_end;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
+pub use front_end::FrontEnd;
 
 use crate::offload::Offloads;
+use crate::opener;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{DeviceCounters, DeviceName, Mailbox, PairCounters, PairSetup, QueueId, WorkerHandle};
+use crate::worker::{DeviceCounters, DeviceName, Mailbox, Message, PairCounters, PairSetup, QueueId, WorkerHandle};
 
 /// Least MTU that IP allows (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -30,6 +36,14 @@ pub struct NicSetup {
     pub uplinks: Vec<(Tx, Rx)>,
     /// What the uplink is, in words.
     pub uplink: String,
+    /// The uplink's interface, if it has one of its own here.
+    pub interface: Option<String>,
+    /// The address that the guest must have for frames to reach it over the uplink.
+    pub uplink_mac: Option<[u8; 6]>,
+    /// The address that a guest is told.
+    pub mac: Option<[u8; 6]>,
+    /// Largest packet, in bytes of IP.
+    pub mtu: Option<u16>,
     /// What the uplink takes and gives.
     pub offloads: Offloads,
     /// Largest ring that is accepted.
@@ -43,23 +57,17 @@ pub struct NicSetup {
 pub struct Nic {
     name: DeviceName,
     uplink: String,
+    interface: Option<String>,
+    uplink_mac: Option<[u8; 6]>,
+    mac: Option<[u8; 6]>,
+    mtu: Option<u16>,
+    link_up: AtomicBool,
     offered: u64,
     max_queue_size: u16,
     cpus: Vec<usize>,
     counters: DeviceCounters,
     pairs: Vec<Mutex<PairState>>,
     front_end: Mutex<Option<FrontEnd>>,
-}
-
-/// The front end that a device has, as far as others care.
-#[derive(Clone, Debug, Default)]
-pub struct FrontEnd {
-    /// Its process.
-    pub pid: i32,
-    /// The features that its driver acknowledged.
-    pub features: Option<u64>,
-    /// Its rings that are started.
-    pub started: Vec<QueueId>,
 }
 
 #[derive(Debug)]
@@ -87,12 +95,70 @@ impl Nic {
         Self {
             name: setup.name,
             uplink: setup.uplink,
-            offered: offered(setup.offloads, pairs.len()),
+            interface: setup.interface,
+            uplink_mac: setup.uplink_mac,
+            mac: setup.mac,
+            mtu: setup.mtu,
+            link_up: AtomicBool::new(true),
+            offered: offered(setup.offloads, pairs.len(), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
             cpus: setup.cpus,
             counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
             pairs,
             front_end: Mutex::new(None),
+        }
+    }
+
+    /// The address that a guest is told.
+    #[must_use]
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.mac
+    }
+
+    /// Largest packet, in bytes of IP, if the operator set it.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u16> {
+        self.mtu
+    }
+
+    /// The uplink's interface, if it has one of its own here.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        self.interface.as_deref()
+    }
+
+    /// Gives the uplink's interface another MTU, as far as it can be had.
+    pub fn set_uplink_mtu(&self, mtu: u16) {
+        if let Some(interface) = &self.interface
+            && let Err(e) = opener::set_mtu(interface, mtu)
+        {
+            tracing::warn!(device = %self.name, mtu, "the MTU of {interface} stays as it is: {e}; set it with ip link");
+        }
+    }
+
+    /// Whether the uplink can carry frames.
+    #[must_use]
+    pub fn link_up(&self) -> bool {
+        self.link_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the uplink can carry frames, and tells the front end of a change if it wants to know.
+    pub fn set_link_up(&self, up: bool) {
+        if self.link_up.swap(up, Ordering::Relaxed) == up {
+            return;
+        }
+        tracing::info!(device = %self.name, "link {}", if up { "up" } else { "down" });
+        if let Some(front_end) = self.front_end()
+            && let Some(channel) = front_end.config_channel
+        {
+            front_end::tell_config_change(&channel);
+        }
+    }
+
+    /// Has the network learn that the guest with address `mac` is here now.
+    pub fn announce(&self, mac: [u8; 6]) {
+        if let Some(worker) = self.worker(0) {
+            worker.send(Message::Announce(mac));
         }
     }
 
@@ -166,7 +232,8 @@ impl Nic {
         let mut state = self.pairs[at].lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, PairState::Failed) {
             PairState::Idle(tx, rx) => {
-                let setup = PairSetup { id, tx, rx, counters: self.counters[at].clone() };
+                let (counters, uplink_mac) = (self.counters[at].clone(), self.uplink_mac);
+                let setup = PairSetup { id, tx, rx, counters, uplink_mac };
                 let cpu = (!self.cpus.is_empty()).then(|| self.cpus[at % self.cpus.len()]);
                 let worker = WorkerHandle::spawn(setup, cpu).map_err(|source| StartError { id, source })?;
                 let mailbox = worker.mailbox().clone();

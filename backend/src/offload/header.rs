@@ -66,6 +66,12 @@ impl NetHeader {
         self.0[10..].copy_from_slice(&n.to_le_bytes());
     }
 
+    /// Whether the frame is to be cut into segments.
+    #[must_use]
+    pub fn is_segmented(&self) -> bool {
+        self.gso_type() != GSO_NONE
+    }
+
     /// Packets that the frame stands for: its segments, or 1.
     #[must_use]
     pub fn segments(&self, frame_len: usize) -> usize {

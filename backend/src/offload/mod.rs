@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod header;
+mod rarp;
 
 pub use header::{HEADER_LEN, HeaderError, NetHeader};
+pub use rarp::{RARP_LEN, rarp};
 
 /// The kinds of unfinished frames that a receiver takes: those whose checksum or segmentation is left to it.
 ///

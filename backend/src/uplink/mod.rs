@@ -101,6 +101,16 @@ impl Tx {
     }
 }
 
+impl Tx {
+    /// Sends a frame that lies in private memory.
+    pub fn send_private(&mut self, frame: &[u8]) -> Sent {
+        match self {
+            Self::Tap(tap) => tap.send_private(frame),
+            Self::Discard(_) | Self::Loopback(_) => Sent::Done,
+        }
+    }
+}
+
 impl Rx {
     /// Receives one frame into `slices`, leaving `skip` bytes at their start for the guest's header.
     #[inline]

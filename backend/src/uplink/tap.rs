@@ -75,9 +75,25 @@ impl TapTx {
             self.iovecs.truncate(1);
             self.iovecs.push(iovec_of(&self.bounce[frame.skip..]));
         }
+        // SAFETY: the iovecs point to `frame.header`, `self.bounce` and memory that `frame.slices` vouches for.
+        unsafe { self.write() }
+    }
+
+    pub(super) fn send_private(&mut self, frame: &[u8]) -> Sent {
+        let header = NetHeader::default();
+        self.iovecs.clear();
+        self.iovecs.extend([iovec_of(&header.0), iovec_of(frame)]);
+        // SAFETY: the iovecs point to `header` and `frame`.
+        unsafe { self.write() }
+    }
+
+    /// Writes what the iovecs hold as one frame.
+    ///
+    /// # Safety
+    /// The iovecs point to memory that can be read until the call returns.
+    unsafe fn write(&mut self) -> Sent {
         loop {
-            // SAFETY: the iovecs point to the header and bounce buffer, which live until the call returns, and to
-            // guest memory that `frame.slices` vouches for; the kernel only reads from them.
+            // SAFETY: the caller vouches for the memory; the kernel only reads from it.
             let wrote =
                 unsafe { libc::writev(self.queue.as_raw_fd(), self.iovecs.as_ptr(), self.iovecs.len() as libc::c_int) };
             if wrote >= 0 {

@@ -48,6 +48,8 @@ pub enum Message {
     Call(QueueId, Option<OwnedFd>),
     /// A ring's err fd changes.
     Err(QueueId, Option<OwnedFd>),
+    /// The network is to learn where the guest with this address is.
+    Announce([u8; 6]),
     /// The thread ends.
     Stop,
 }

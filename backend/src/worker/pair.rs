@@ -11,6 +11,7 @@ use super::wakeups::{Interest, Wakeups};
 use super::{Direction, Message, PairCounters, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Seen};
+use crate::offload::rarp;
 use crate::uplink::{Rx, Tx};
 
 /// How often a ring is looked at whose driver cannot kick.
@@ -27,6 +28,8 @@ pub struct PairSetup {
     pub rx: Rx,
     /// Where it counts.
     pub counters: Arc<PairCounters>,
+    /// The address that the guest must send from for answers to reach it.
+    pub uplink_mac: Option<[u8; 6]>,
 }
 
 /// A queue pair in the hands of its worker.
@@ -44,11 +47,11 @@ impl Pair {
     /// A pair whose rings are not started.
     #[must_use]
     pub fn new(setup: PairSetup) -> Self {
-        let PairSetup { id, tx, rx, counters } = setup;
+        let PairSetup { id, tx, rx, counters, uplink_mac } = setup;
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         Self {
             rx: RxHalf { queue: queue(Direction::Rx), uplink: rx, unfinished: None },
-            tx: TxHalf { queue: queue(Direction::Tx), uplink: tx },
+            tx: TxHalf { queue: queue(Direction::Tx), uplink: tx, expected_mac: uplink_mac },
             memory: Arc::default(),
             seen: Seen { rx: mode::Direction::Blocked, tx: mode::Direction::Blocked },
             interest: Interest::default(),
@@ -106,6 +109,10 @@ impl Pair {
             Message::Kick(id, fd) => self.queue(id).set_kick(fd, wakeups),
             Message::Call(id, fd) => self.queue(id).set_call(fd),
             Message::Err(id, fd) => self.queue(id).set_err(fd),
+            Message::Announce(mac) => {
+                let sent = self.tx.uplink.send_private(&rarp(mac));
+                tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
+            }
             Message::Stop => {}
         }
     }

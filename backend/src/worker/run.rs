@@ -74,7 +74,7 @@ impl Worker {
                 | Message::Kick(id, _)
                 | Message::Call(id, _)
                 | Message::Err(id, _) => Some(*id),
-                Message::Features(_) | Message::MemoryTable(..) => None,
+                Message::Features(_) | Message::MemoryTable(..) | Message::Announce(_) => None,
                 Message::Stop => {
                     self.stopped = true;
                     return;

@@ -102,6 +102,10 @@ impl RxHalf {
             tracing::debug!(queue = %self.queue.id, "frame dropped: {e}");
             return Step::Again;
         }
+        if shared.features.max_frame.is_some_and(|max| len > max && !header.is_segmented()) {
+            shared.counters.rx_dropped_too_large.add(1);
+            return Step::Again;
+        }
         if rest.is_empty() {
             return self.deliver(shared, header, len);
         }

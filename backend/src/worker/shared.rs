@@ -13,6 +13,8 @@ pub struct Features {
     pub header_len: usize,
     /// A frame may fill several receive buffers.
     pub mergeable: bool,
+    /// Largest frame that the guest takes unsegmented, in bytes, if it was told.
+    pub max_frame: Option<usize>,
     /// What the guest takes.
     pub guest: Offloads,
     /// What the guest may ask for.

@@ -4,10 +4,10 @@ use std::io;
 
 use super::queue::Queue;
 use super::shared::{Link, Shared};
-use super::{BURST_BYTES, BURST_PACKETS};
-use crate::memory::copy_from_guest;
+use super::{BURST_BYTES, BURST_PACKETS, QueueId};
+use crate::memory::{GuestSlice, copy_from_guest};
 use crate::mode::Direction;
-use crate::offload::NetHeader;
+use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::RingError;
 use crate::uplink::{Sent, Tx, TxFrame};
 
@@ -16,6 +16,8 @@ use crate::uplink::{Sent, Tx, TxFrame};
 pub(super) struct TxHalf {
     pub(super) queue: Queue,
     pub(super) uplink: Tx,
+    /// The address that the guest must send from; none, or no longer looked at.
+    pub(super) expected_mac: Option<[u8; 6]>,
 }
 
 /// What became of the oldest packet taken.
@@ -67,6 +69,24 @@ impl TxHalf {
         }
     }
 
+    /// Says once when the guest has another address than the uplink delivers to.
+    fn check_mac(expected: &mut Option<[u8; 6]>, id: QueueId, slices: &[GuestSlice<'_>], skip: usize) {
+        let Some(mac) = *expected else { return };
+        let mut start = [0; HEADER_LEN + 12];
+        let start = &mut start[..skip + 12];
+        if copy_from_guest(slices, start) == start.len() && start[skip + 6..] != mac {
+            let [theirs, ours] = [&start[skip + 6..], &mac].map(|mac| mac.iter().map(|b| format!("{b:02x}")).collect());
+            let (theirs, ours): (Vec<_>, Vec<_>) = (theirs, ours);
+            tracing::warn!(
+                queue = %id,
+                "the guest sends from {}, but the uplink delivers only to {}: give it that address (mac= of its NIC)",
+                theirs.join(":"),
+                ours.join(":")
+            );
+            *expected = None;
+        }
+    }
+
     /// Sends or drops the oldest packet taken.
     fn send_one(&mut self, shared: &mut Shared) -> Result<Step, RingError> {
         let Some(ring) = &mut self.queue.ring else { return Ok(Step::Full) };
@@ -76,6 +96,7 @@ impl TxHalf {
 
         let mut header = NetHeader::default();
         copy_from_guest(slices, &mut header.0[..skip]);
+        Self::check_mac(&mut self.expected_mac, self.queue.id, slices, skip);
         let counters = &shared.counters;
         if !self.queue.enabled {
             counters.tx_dropped_disabled.add(1);

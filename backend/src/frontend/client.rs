@@ -1,0 +1,146 @@
+//! The other way round: the front end listens, and vnicd connects to it, again and again.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::connection::{peer, serve};
+use crate::nic::Nic;
+
+/// How long to wait before the second try.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How long to wait between tries at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connects to a front end and serves it; when it goes, connects to the next. Ends when dropped.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    nic: Arc<Nic>,
+    path: PathBuf,
+    /// The connection that is served, and whether the client is to end.
+    state: Mutex<State>,
+    /// Written to end a pause.
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<UnixStream>,
+    ending: bool,
+}
+
+impl Client {
+    /// Starts to look for a front end that listens at `path`.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread or eventfd.
+    pub fn start(nic: Arc<Nic>, path: PathBuf) -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let shared = Arc::new(Shared { nic, path, state: Mutex::default(), wake });
+        let thread = {
+            let shared = shared.clone();
+            std::thread::Builder::new().name("front-end".into()).spawn(move || shared.run())?
+        };
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.ending = true;
+            if let Some(connection) = &state.connection {
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the front end's thread panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            match self.connect() {
+                Ok(stream) => {
+                    told = false;
+                    let began = Instant::now();
+                    if !self.serve(&stream) {
+                        return;
+                    }
+                    // One that hangs up at once is no better than one that is not there.
+                    if began.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                }
+                Err(e) if !told => {
+                    told = true;
+                    tracing::info!("no front end listens at {} yet ({e}); trying on", self.path.display());
+                }
+                Err(_) => {}
+            }
+            if self.ends_within(pause) {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Connects without waiting for a listener whose queue is full.
+    fn connect(&self) -> io::Result<UnixStream> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
+
+    /// Serves a connection to its end. Says whether to look for another.
+    fn serve(&self, stream: &UnixStream) -> bool {
+        {
+            let mut state = self.lock();
+            if state.ending {
+                return false;
+            }
+            state.connection = stream.try_clone().ok();
+        }
+        tracing::info!(pid = peer(stream), "front end connected");
+        serve(stream, self.nic.clone());
+        let mut state = self.lock();
+        state.connection = None;
+        !state.ending
+    }
+
+    /// Waits, and says whether the client is to end.
+    fn ends_within(&self, pause: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
+        let timeout = Timespec::try_from(pause).ok();
+        // Whether it woke by time or by hand, the state tells.
+        let _ = poll(&mut fds, timeout.as_ref());
+        self.lock().ending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,32 @@
+//! One front end's connection, from the first message to the last.
+
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vhost::vhost_user::Error;
+
+use super::adapter;
+use super::refusal::chain;
+use super::session::Session;
+use crate::nic::Nic;
+
+/// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
+/// and the connection is closed.
+pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>) {
+    let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
+    let result = adapter::serve(stream, &session);
+    session.lock().unwrap_or_else(PoisonError::into_inner).end();
+    // The front end learns of it at once, though others may still hold the socket.
+    let _ = stream.shutdown(Shutdown::Both);
+    match result {
+        Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
+        Err(e) => tracing::error!("front end gone, its connection ended: {}", chain(&e)),
+    }
+}
+
+/// Process number of the other end, 0 if unknown.
+pub(super) fn peer(stream: &impl AsFd) -> i32 {
+    rustix::net::sockopt::socket_peercred(stream).map_or(0, |cred| cred.pid.as_raw_nonzero().get())
+}
