@@ -87,7 +87,7 @@ impl Pair {
                 tracing::info!(queue = %id, base, "ring stopped");
             }
             Message::RingEnable(id, enabled, answer) => {
-                self.queue(id).enabled = enabled;
+                self.queue(id).set_enabled(enabled);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
             }

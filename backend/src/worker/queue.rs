@@ -19,7 +19,9 @@ use crate::ring::{RingError, RingSetup, SplitRing};
 pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) ring: Option<SplitRing>,
-    pub(super) enabled: bool,
+    enabled: bool,
+    /// Whether it was enabled at any time since it was started.
+    was_enabled: bool,
     /// Where it stood when the driver broke it.
     broken_at: Option<u16>,
     fds: RingFds,
@@ -28,12 +30,24 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(id: QueueId, counters: Arc<PairCounters>) -> Self {
-        Self { id, ring: None, enabled: false, broken_at: None, fds: RingFds::default(), counters }
+        Self { id, ring: None, enabled: false, was_enabled: false, broken_at: None, fds: RingFds::default(), counters }
     }
 
     /// Started, enabled and not broken: packets may move.
     pub(super) fn is_running(&self) -> bool {
         self.ring.is_some() && self.enabled
+    }
+
+    /// Started, and disabled after it was enabled: what comes is discarded (vhost-user, "Ring states"). A ring that was
+    /// never enabled waits instead: some front ends start their rings first, and what the driver has posted by then
+    /// would be lost.
+    pub(super) fn discards(&self) -> bool {
+        self.ring.is_some() && !self.enabled && self.was_enabled
+    }
+
+    pub(super) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+        self.was_enabled |= enabled;
     }
 
     /// Whether it is started and has no kick fd: it must be looked at now and then.
@@ -43,6 +57,7 @@ impl Queue {
 
     pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, fds: RingFds, wakeups: &Wakeups) {
         self.down(wakeups);
+        self.was_enabled = self.enabled;
         self.set_err(fds.err);
         self.set_up(memory, setup);
         self.set_call(fds.call);

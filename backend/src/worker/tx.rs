@@ -41,6 +41,9 @@ impl TxHalf {
 
     /// Moves at most a burst.
     pub(super) fn round(&mut self, shared: &mut Shared) -> Direction {
+        if !self.queue.is_running() && !self.queue.discards() {
+            return Direction::Blocked;
+        }
         let (packets, mut error) = self.get_packets();
         let mut full = false;
         for _ in 0..packets {
@@ -89,6 +92,7 @@ impl TxHalf {
 
     /// Sends or drops the oldest packet taken.
     fn send_one(&mut self, shared: &mut Shared) -> Result<Step, RingError> {
+        let discards = self.queue.discards();
         let Some(ring) = &mut self.queue.ring else { return Ok(Step::Full) };
         let slices = ring.slices(0, 1);
         let skip = shared.features.header_len;
@@ -98,7 +102,7 @@ impl TxHalf {
         copy_from_guest(slices, &mut header.0[..skip]);
         Self::check_mac(&mut self.expected_mac, self.queue.id, slices, skip);
         let counters = &shared.counters;
-        if !self.queue.enabled {
+        if discards {
             counters.tx_dropped_disabled.add(1);
         } else if let Err(e) = header.judge_from_guest(len, shared.features.host) {
             counters.tx_dropped_header.add(1);
