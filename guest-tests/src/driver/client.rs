@@ -56,6 +56,11 @@ impl Client {
     /// Connects and says nothing.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+        Self::from_stream(stream)
+    }
+
+    /// Takes over a connection and says nothing.
+    pub fn from_stream(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let raw = stream.try_clone()?;
         let front = Frontend::from_stream(stream, MAX_RINGS);
