@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use crate::assets;
 use crate::netns::NetNs;
 use crate::process::{LIFETIME, Process};
+use crate::spawn::pass_fd;
 use crate::usage::{Spent, Usage};
 
 /// How long the daemon may take until it listens.
@@ -28,6 +30,7 @@ pub struct VnicdBuilder<'a> {
     socket: Option<PathBuf>,
     client: bool,
     user: Option<u32>,
+    fds: Vec<(OwnedFd, RawFd)>,
     lifetime: Duration,
 }
 
@@ -50,6 +53,7 @@ impl Vnicd {
             socket: None,
             client: false,
             user: None,
+            fds: Vec::new(),
             lifetime: LIFETIME,
         }
     }
@@ -150,6 +154,12 @@ impl VnicdBuilder<'_> {
         self
     }
 
+    /// Leaves `fd` open in it, as descriptor `number`.
+    pub fn pass_fd(mut self, fd: OwnedFd, number: RawFd) -> Self {
+        self.fds.push((fd, number));
+        self
+    }
+
     /// Runs it as this user and group, without any capability.
     pub fn user(mut self, id: u32) -> Self {
         self.user = Some(id);
@@ -183,6 +193,9 @@ impl VnicdBuilder<'_> {
         // What says that the uplink is open, too, unless it is told not to.
         let silent = self.args.iter().any(|arg| arg == "--log");
         command.args(self.args);
+        for (fd, number) in self.fds {
+            pass_fd(&mut command, fd, number);
+        }
         let process = Process::spawn_for(command, self.lifetime)?;
         let vnicd = Vnicd { process, socket, dir };
         if !self.client {
