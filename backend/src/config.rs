@@ -472,6 +472,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_right_but_for_this_machines_groups() {
+        let example = include_str!("../../configs/vnicd.toml").replace("\"kvm\"", "\"0\"");
+        let config = read(&example).unwrap();
+        assert_eq!((config.devices.len(), config.devices[0].name.as_str()), (1, "vm1"));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_line() {
         for (text, says) in [
             ("", "no [[device]]"),
