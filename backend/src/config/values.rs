@@ -1,0 +1,252 @@
+//! Values of options, as words and as what they mean: the same on the command line and in a file.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// An uplink in words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum UplinkSpec {
+    /// A TAP device.
+    Tap {
+        /// Its name; `%d` stands for a free number.
+        name: String,
+        /// The bridge that it becomes a port of.
+        bridge: Option<String>,
+        /// What it keeps for a slow receiver, in bytes.
+        sndbuf: Option<u32>,
+        /// Whether it stays when the daemon ends.
+        persist: bool,
+    },
+    /// Open queues of a TAP.
+    TapFd(Vec<i32>),
+    /// A macvtap interface.
+    Macvtap(String),
+    /// Nowhere: for tests.
+    Discard,
+    /// Back to the guest: for tests.
+    Loopback,
+}
+
+impl UplinkSpec {
+    /// What it keeps others from using, in words.
+    pub(super) fn holds(&self) -> Vec<String> {
+        match self {
+            Self::Tap { name, .. } if name.contains("%d") => vec![],
+            Self::Tap { name, .. } => vec![format!("TAP '{name}'")],
+            Self::TapFd(fds) => fds.iter().map(|fd| format!("TAP of file descriptor {fd}")).collect(),
+            Self::Macvtap(name) => vec![format!("macvtap '{name}'")],
+            Self::Discard | Self::Loopback => vec![],
+        }
+    }
+}
+
+impl FromStr for UplinkSpec {
+    type Err = String;
+
+    fn from_str(spec: &str) -> Result<Self, String> {
+        let (head, options) = spec.split_once(',').map_or((spec, None), |(head, rest)| (head, Some(rest)));
+        if let Some(name) = head.strip_prefix("tap=") {
+            return tap(name, options);
+        }
+        if let Some(option) = options {
+            return Err(format!("'{option}': the uplink '{head}' has no options"));
+        }
+        match head.split_once('=') {
+            Some(("tap-fd", list)) => {
+                let fds: Option<Vec<i32>> = list.split(':').map(|fd| fd.parse().ok()).collect();
+                let fds = fds.ok_or_else(|| format!("'{list}' are no file descriptors: use tap-fd=N[:N...]"))?;
+                let mut seen = HashSet::new();
+                match fds.iter().find(|fd| !seen.insert(**fd)) {
+                    Some(twice) => Err(format!("tap-fd={list} names {twice} twice")),
+                    None => Ok(Self::TapFd(fds)),
+                }
+            }
+            Some(("macvtap", name)) if !name.is_empty() => Ok(Self::Macvtap(name.to_owned())),
+            None if head == "discard" => Ok(Self::Discard),
+            None if head == "loopback" => Ok(Self::Loopback),
+            _ => Err(format!(
+                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, discard or loopback"
+            )),
+        }
+    }
+}
+
+fn tap(name: &str, options: Option<&str>) -> Result<UplinkSpec, String> {
+    if name.is_empty() {
+        return Err("tap= needs a name, such as tap=vnic%d".into());
+    }
+    let (mut bridge, mut sndbuf, mut persist) = (None, None, false);
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        match option.split_once('=') {
+            Some(("bridge", value)) if !value.is_empty() && bridge.is_none() => bridge = Some(value.to_owned()),
+            Some(("sndbuf", value)) if sndbuf.is_none() => match value.parse() {
+                Ok(bytes) if bytes > 0 => sndbuf = Some(bytes),
+                _ => return Err(format!("sndbuf={value} is no number of bytes")),
+            },
+            None if option == "persist" && !persist => persist = true,
+            _ => {
+                return Err(format!(
+                    "'{option}' is no option of a TAP uplink: use bridge=NAME, sndbuf=BYTES or persist, each once"
+                ));
+            }
+        }
+    }
+    Ok(UplinkSpec::Tap { name: name.to_owned(), bridge, sndbuf, persist })
+}
+
+/// A list of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CpuList(pub Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.parse() {
+            Ok(cpu) if cpu < rustix::thread::CpuSet::MAX_CPU => Ok(cpu),
+            _ => Err(format!("'{text}' is no CPU number")),
+        };
+        let mut cpus = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (usize, usize) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("'{part}' runs backwards: write {last}-{first}"));
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Self(cpus))
+    }
+}
+
+/// A unicast MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let byte = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+        match bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()) {
+            Some(mac) if mac[0] & 1 == 0 && mac != [0; 6] => Ok(Self(mac)),
+            _ => Err(format!("'{text}' is no unicast MAC address: write six bytes such as 52:54:00:12:34:56")),
+        }
+    }
+}
+
+/// Permission bits of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(format!("'{text}' are no permission bits: they are octal and at most 777, such as 660")),
+        }
+    }
+}
+
+/// Group of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketGroup(pub u32);
+
+impl FromStr for SocketGroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self(number));
+        }
+        match nix::unistd::Group::from_name(text) {
+            Ok(Some(group)) => Ok(Self(group.gid.as_raw())),
+            Ok(None) => Err(format!("there is no group '{text}'")),
+            Err(e) => Err(format!("group '{text}' cannot be looked up: {e}")),
+        }
+    }
+}
+
+/// Values in a file are read as on the command line.
+macro_rules! from_string {
+    ($($type:ty),*) => {$(
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    )*};
+}
+from_string!(UplinkSpec, CpuList, Mac, SocketMode, SocketGroup);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uplinks() {
+        let tap = |name: &str, bridge: Option<&str>, sndbuf, persist| {
+            Ok(UplinkSpec::Tap { name: name.into(), bridge: bridge.map(Into::into), sndbuf, persist })
+        };
+        assert_eq!("tap=a".parse(), tap("a", None, None, false));
+        assert_eq!("tap=vnic%d,bridge=br0".parse(), tap("vnic%d", Some("br0"), None, false));
+        assert_eq!("tap=a,persist,sndbuf=65536".parse(), tap("a", None, Some(65_536), true));
+        assert_eq!("tap-fd=3:4".parse(), Ok(UplinkSpec::TapFd(vec![3, 4])));
+        assert_eq!("macvtap=m0".parse(), Ok(UplinkSpec::Macvtap("m0".into())));
+        assert_eq!("discard".parse(), Ok(UplinkSpec::Discard));
+        assert_eq!("loopback".parse(), Ok(UplinkSpec::Loopback));
+        for bad in [
+            "",
+            "tap",
+            "tap=",
+            "tapx=a",
+            "tap=a,",
+            "tap=a,bridge=",
+            "tap=a,bridge=b,bridge=c",
+            "tap=a,x=y",
+            "tap=a,sndbuf=0",
+            "tap=a,sndbuf=x",
+            "tap=a,persist,persist",
+            "tap-fd=",
+            "tap-fd=3:",
+            "tap-fd=3:3",
+            "macvtap=",
+            "macvtap=m,persist",
+            "discard=1",
+            "loopback,x",
+        ] {
+            let error = bad.parse::<UplinkSpec>().unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!("52:54:00:12:34:5f".parse(), Ok(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])));
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "53:54:00:12:34:56", "00:00:00:00:00:00", "5:4:0:1:2:3"]
+        {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!("1,4-6".parse(), Ok(CpuList(vec![1, 4, 5, 6])));
+        for bad in ["", "a", "3-1", "1-", "99999"] {
+            assert!(bad.parse::<CpuList>().is_err(), "{bad}");
+        }
+    }
+}
