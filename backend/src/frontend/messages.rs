@@ -136,9 +136,12 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     /// A split ring that is quiet stands where its used index says, whatever the front end remembers: some remember
-    /// the driver's index, which would skip what was posted before the ring started. So the base is not looked at.
-    fn set_vring_base(&mut self, index: u32, _base: u32) -> Result<()> {
-        self.ring(index).map(drop)
+    /// the driver's index, which would skip what was posted before the ring started. So the base does not move it.
+    /// It is kept for a GET_VRING_BASE of a ring that never started.
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let (_, _, ring) = self.ring(index)?;
+        ring.base = base as u16;
+        Ok(())
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
@@ -223,6 +226,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         let info = region(info);
         // QEMU adds the same regions once more for its second queue pair.
         if !self.memory.contains(&info) {
+            if self.memory.len() as u64 >= MAX_MEM_SLOTS {
+                return Err(Refusal::TooManyRegions(MAX_MEM_SLOTS).into());
+            }
             let memory = self.memory.with_region(info, file).map_err(Refusal::Memory)?;
             self.change_memory(memory)?;
         }

@@ -30,6 +30,8 @@ pub(super) enum Refusal {
     OutsideConfig { offset: u32, size: u32 },
     #[error("{0} is not supported")]
     Unsupported(&'static str),
+    #[error("the front end shares more than the {0} memory regions that were offered")]
+    TooManyRegions(u64),
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]

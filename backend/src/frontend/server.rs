@@ -11,6 +11,9 @@ use super::connection::{peer, serve};
 use crate::nic::Nic;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+/// Most connections taken in a row.
+const MAX_ACCEPTS: usize = 16;
+
 /// Accepts front ends for a device and serves them, each on a thread of its own.
 #[derive(Debug)]
 pub struct Server {
@@ -58,12 +61,13 @@ impl Server {
         }
     }
 
-    /// Takes all connections that wait at a non-blocking listener.
+    /// Takes connections that wait at a non-blocking listener: not all of them if they never end, for the thread has
+    /// more to look after. The listener stays readable then.
     ///
     /// # Errors
     /// When the kernel gives no thread, or the listener fails.
     pub fn accept_from(&mut self, listener: &UnixListener) -> io::Result<()> {
-        loop {
+        for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => self.offer(stream).map(drop)?,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -71,6 +75,7 @@ impl Server {
                 Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 
     /// Serves the front end at the other end of `stream`, unless another one is there.

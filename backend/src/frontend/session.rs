@@ -23,6 +23,8 @@ pub(super) struct Ring {
     pub(super) addresses: Option<[u64; 3]>,
     pub(super) started: bool,
     pub(super) enabled: bool,
+    /// Where it stands while it is not started.
+    pub(super) base: u16,
     pub(super) fds: RingFds,
 }
 
@@ -162,11 +164,12 @@ impl Session {
             Some(worker) => worker,
             None => {
                 let worker = self.nic.start_worker(id.pair).map_err(Refusal::Start)?;
-                worker.send(Message::Features(self.understood()));
                 drop(worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer)).map_err(Refusal::Worker)?);
                 worker
             }
         };
+        // The worker may still know those of the front end before.
+        worker.send(Message::Features(self.understood()));
         let ring = &mut self.rings[at];
         ring.started = true;
         let fds = std::mem::take(&mut ring.fds);
@@ -199,21 +202,24 @@ impl Session {
         let id = self.id(at);
         let ring = &mut self.rings[at];
         ring.fds = RingFds::default();
+        let base = ring.base;
         if !std::mem::take(&mut ring.started) {
-            return Ok(0);
+            return Ok(base);
         }
         self.note();
-        let Some(worker) = self.worker_of(id) else { return Ok(0) };
-        Ok(worker.ask(|answer| Message::RingDown(id, answer))?.unwrap_or(0))
+        let Some(worker) = self.worker_of(id) else { return Ok(base) };
+        let base = worker.ask(|answer| Message::RingDown(id, answer))?.unwrap_or(base);
+        self.rings[at].base = base;
+        Ok(base)
     }
 
     /// Gives all workers another memory table. The one before is unmapped here, when nobody uses it any more.
     pub(super) fn change_memory(&mut self, memory: MemoryTable) -> std::result::Result<(), Refusal> {
         self.memory = Arc::new(memory);
-        for worker in self.workers() {
-            drop(worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer))?);
-        }
-        Ok(())
+        // One that does not answer keeps no other from letting go.
+        let ask = |worker: Arc<Mailbox>| worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer));
+        let answers: Vec<_> = self.workers().map(ask).collect();
+        answers.into_iter().try_for_each(|answer| answer.map(drop)).map_err(Refusal::from)
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = Arc<Mailbox>> + '_ {

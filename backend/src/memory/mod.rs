@@ -70,6 +70,16 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+    /// A region that ends inside a huge page: the kernel maps the whole page and refuses to unmap a part of it.
+    #[error("memory region {address:#x} + {size:#x} ends inside one of its huge pages of {page_size:#x} bytes")]
+    HugePage {
+        /// First guest physical address of the region.
+        address: u64,
+        /// Size of the region in bytes.
+        size: u64,
+        /// Size of a page of its file in bytes.
+        page_size: u64,
+    },
     /// The kernel refused the mapping.
     #[error("memory region {address:#x} + {size:#x} cannot be mapped: is the guest's memory shared (share=on)?")]
     Map {

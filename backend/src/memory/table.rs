@@ -50,6 +50,7 @@ impl MemoryTable {
             return Err(MemoryError::Overlap { address, size });
         }
         check_file_size(&file, address, file_end)?;
+        check_huge_pages(&file, address, size)?;
 
         let len = usize::try_from(size).map_err(|_| MemoryError::BadRange { address, size })?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, info.mmap_offset), len)
@@ -144,6 +145,16 @@ fn check_file_size(file: &File, address: u64, needed: u64) -> Result<(), MemoryE
     let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
     if is_file && file_size < needed {
         return Err(MemoryError::FileTooShort { address, needed, file_size });
+    }
+    Ok(())
+}
+
+/// Refuses a region that could not be unmapped again (munmap(2), "Notes": hugetlb lengths are whole pages).
+fn check_huge_pages(file: &File, address: u64, size: u64) -> Result<(), MemoryError> {
+    let stat = rustix::fs::fstatfs(file).map_err(|e| MemoryError::Stat { address, source: std::io::Error::from(e) })?;
+    let page_size = u64::try_from(stat.f_bsize).unwrap_or(0);
+    if stat.f_type == libc::HUGETLBFS_MAGIC && page_size > 0 && !size.is_multiple_of(page_size) {
+        return Err(MemoryError::HugePage { address, size, page_size });
     }
     Ok(())
 }
