@@ -17,6 +17,9 @@ pub use discard::DiscardTx;
 pub use loopback::{LoopbackRx, LoopbackTx, loopback_pair};
 pub use tap::{TapRx, TapTx, tap_pairs};
 
+/// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
+const MAX_FRAME: usize = 65_535 + 18;
+
 /// A frame on its way from the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct TxFrame<'a> {
@@ -61,6 +64,8 @@ pub enum Received<'a> {
     },
     /// Nothing waits.
     Empty,
+    /// The kernel could not hand a frame over, which is lost.
+    Spoilt,
     /// The uplink has gone for good.
     Gone,
     /// The guest's buffers vanished while the kernel wrote to them.
@@ -93,6 +98,10 @@ impl Tx {
     /// Sends one frame.
     #[inline]
     pub fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+        // A chain may name gigabytes, the same ones again and again; no uplink copies that.
+        if frame.len > MAX_FRAME {
+            return Sent::Refused;
+        }
         match self {
             Self::Tap(tap) => tap.send(frame),
             Self::Discard(discard) => discard.send(frame),

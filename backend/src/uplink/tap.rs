@@ -10,15 +10,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{Received, Rx, Sent, Tx, TxFrame};
+use super::{MAX_FRAME, Received, Rx, Sent, Tx, TxFrame};
 use crate::memory::{GuestSlice, copy_from_guest};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 
-/// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
-const MAX_FRAME: usize = 65_535 + 18;
-
 /// Most pieces that the kernel takes in one call (IOV_MAX).
 const MAX_IOVECS: usize = 1024;
+
+/// Frames that a TAP queues at most, unless somebody made its queue longer (1000 by default).
+const MAX_QUEUED: usize = 16_384;
 
 /// Makes the halves of each queue of an open TAP. The queues are detached until they are wanted.
 ///
@@ -56,9 +56,6 @@ unsafe impl Send for TapTx {}
 
 impl TapTx {
     pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
-        if frame.len > MAX_FRAME {
-            return Sent::Refused;
-        }
         self.iovecs.clear();
         self.iovecs.push(iovec_of(&frame.header.0));
         let mut skip = frame.skip;
@@ -161,6 +158,8 @@ impl TapRx {
                 libc::EINTR => continue,
                 libc::EAGAIN | libc::EIO => Received::Empty,
                 libc::EFAULT => Received::Fault,
+                // A frame that no virtio-net header can describe; it has left the queue.
+                libc::EINVAL => Received::Spoilt,
                 _ => Received::Gone,
             };
         }
@@ -174,11 +173,24 @@ impl TapRx {
         if self.multi_queue && takes.is_some() != self.attached {
             set_queue(self.queue.as_raw_fd(), takes.is_some())?;
         }
+        if !self.multi_queue && takes.is_some() && !self.attached {
+            self.drain();
+        }
         self.attached = takes.is_some();
         if let Some(takes) = takes {
             self.set_offload(takes)?;
         }
         Ok(())
+    }
+
+    /// Throws away what was queued while nobody read: it was for another guest. What the kernel does itself to a queue
+    /// that it detaches.
+    fn drain(&mut self) {
+        for _ in 0..MAX_QUEUED {
+            if rustix::io::read(&*self.queue, &mut self.overflow[..]).is_err() {
+                break;
+            }
+        }
     }
 
     /// Tells the kernel which unfinished frames the guest takes. USO for one IP version is offered by the kernel only

@@ -18,6 +18,7 @@ mod wakeups;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 pub use counters::{Counter, DeviceCounters, PairCounters};
 pub use id::{DeviceName, Direction, QueueId};
@@ -30,6 +31,9 @@ pub const BURST_PACKETS: usize = 64;
 
 /// Most bytes that one direction of a pair moves in a round, give or take its last packet.
 pub const BURST_BYTES: usize = 256 << 10;
+
+/// How long a worker may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running worker thread.
 #[derive(Debug)]
@@ -66,9 +70,17 @@ impl WorkerHandle {
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
         self.mailbox.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // A front end can stop a worker (memory that is never paged in, an eventfd made to block), but not the daemon.
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() > deadline {
+                tracing::error!("worker {} does not end", thread.thread().name().unwrap_or_default());
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(100));
         }
+        let _ = thread.join();
     }
 }
 

@@ -94,6 +94,10 @@ impl Pair {
             Message::Features(features) => {
                 if features != self.shared.features {
                     self.rx.unfinished = None;
+                    // Taken for the frames of the features before.
+                    if let Some(ring) = &mut self.rx.queue.ring {
+                        ring.untake();
+                    }
                     self.shared.features = features;
                     self.detach(wakeups);
                     self.attach_as_needed(wakeups);
@@ -102,8 +106,8 @@ impl Pair {
             Message::MemoryTable(table, answer) => {
                 self.rx.unfinished = None;
                 let old = std::mem::replace(&mut self.memory, table);
-                self.rx.queue.move_to(&self.memory);
-                self.tx.queue.move_to(&self.memory);
+                self.rx.queue.move_to(&self.memory, wakeups);
+                self.tx.queue.move_to(&self.memory, wakeups);
                 let _ = answer.send(old);
             }
             Message::Kick(id, fd) => self.queue(id).set_kick(fd, wakeups),
@@ -166,8 +170,8 @@ impl Pair {
 
     /// Has the worker woken by the uplink for what the pair can move, before it sleeps. Says how long it may sleep.
     pub(super) fn before_sleep(&mut self, wakeups: &Wakeups) -> Option<Duration> {
-        self.rx.queue.drop_kick_if_broken(wakeups);
-        self.tx.queue.drop_kick_if_broken(wakeups);
+        self.rx.queue.ignore_kick_if_broken(wakeups);
+        self.tx.queue.ignore_kick_if_broken(wakeups);
         self.attach_as_needed(wakeups);
         let attached = self.shared.is_attached();
         let wanted = Interest {
@@ -175,7 +179,8 @@ impl Pair {
             writable: attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked,
         };
         self.watch(wanted, wakeups);
-        (self.rx.queue.needs_looking() || self.tx.queue.needs_looking()).then_some(POLL_INTERVAL)
+        let looking = (self.rx.queue.needs_looking() || self.tx.queue.needs_looking()).then_some(POLL_INTERVAL);
+        looking.into_iter().chain(self.rx.patience_left().filter(|_| attached)).min()
     }
 
     /// A round: each direction moves at most one burst.

@@ -22,15 +22,24 @@ pub(super) struct Queue {
     enabled: bool,
     /// Whether it was enabled at any time since it was started.
     was_enabled: bool,
-    /// Where it stood when the driver broke it.
-    broken_at: Option<u16>,
+    broken: Option<Broken>,
     fds: RingFds,
     counters: Arc<PairCounters>,
 }
 
+/// A ring that the driver broke, or whose memory went away.
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    /// Where it stood.
+    base: u16,
+    /// It goes on when its memory comes back: front ends that share region by region change one by removing and adding
+    /// it while rings run.
+    waits_for_memory: Option<RingSetup>,
+}
+
 impl Queue {
     pub(super) fn new(id: QueueId, counters: Arc<PairCounters>) -> Self {
-        Self { id, ring: None, enabled: false, was_enabled: false, broken_at: None, fds: RingFds::default(), counters }
+        Self { id, ring: None, enabled: false, was_enabled: false, broken: None, fds: RingFds::default(), counters }
     }
 
     /// Started, enabled and not broken: packets may move.
@@ -59,7 +68,9 @@ impl Queue {
         self.down(wakeups);
         self.was_enabled = self.enabled;
         self.set_err(fds.err);
-        self.set_up(memory, setup);
+        if let Err(e) = self.set_up(memory, setup) {
+            self.mark_broken(&e, 0, setup);
+        }
         self.set_call(fds.call);
         self.set_kick(fds.kick, wakeups);
     }
@@ -68,25 +79,33 @@ impl Queue {
     pub(super) fn down(&mut self, wakeups: &Wakeups) -> Option<u16> {
         self.set_kick(None, wakeups);
         self.fds = RingFds::default();
-        let broken_at = self.broken_at.take();
+        let broken_at = self.broken.take().map(|broken| broken.base);
         self.ring.take().map(|ring| ring.base()).or(broken_at)
     }
 
     /// Moves a started ring to another memory table. What was taken and not completed will be taken again.
-    pub(super) fn move_to(&mut self, memory: &Arc<MemoryTable>) {
+    pub(super) fn move_to(&mut self, memory: &Arc<MemoryTable>, wakeups: &Wakeups) {
         if let Some(ring) = self.ring.take() {
-            self.set_up(memory, *ring.setup());
+            let (setup, base) = (*ring.setup(), ring.base());
+            drop(ring);
+            if let Err(e) = self.set_up(memory, setup) {
+                self.mark_broken(&e, base, setup);
+            }
+        } else if let Some(Broken { waits_for_memory: Some(setup), .. }) = self.broken
+            && self.set_up(memory, setup).is_ok()
+        {
+            self.broken = None;
+            let kick = self.fds.kick.take();
+            self.set_kick(kick, wakeups);
+            tracing::info!(queue = %self.id, "ring goes on in other memory");
         }
     }
 
-    fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup) {
-        match SplitRing::new(memory, setup) {
-            Ok(mut ring) => {
-                ring.suppress_kicks();
-                self.ring = Some(ring);
-            }
-            Err(e) => self.break_ring(&e),
-        }
+    fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup) -> Result<(), RingError> {
+        let mut ring = SplitRing::new(memory, setup)?;
+        ring.suppress_kicks();
+        self.ring = Some(ring);
+        Ok(())
     }
 
     pub(super) fn set_kick(&mut self, kick: Option<OwnedFd>, wakeups: &Wakeups) {
@@ -98,10 +117,10 @@ impl Queue {
         });
     }
 
-    /// Forgets the kick fd of a broken ring: its driver wakes nobody any more.
-    pub(super) fn drop_kick_if_broken(&mut self, wakeups: &Wakeups) {
-        if self.broken_at.is_some() && self.fds.kick.is_some() {
-            self.set_kick(None, wakeups);
+    /// The driver of a broken ring wakes nobody any more.
+    pub(super) fn ignore_kick_if_broken(&mut self, wakeups: &Wakeups) {
+        if let (Some(_), Some(kick)) = (&self.broken, &self.fds.kick) {
+            wakeups.remove(kick);
         }
     }
 
@@ -163,7 +182,14 @@ impl Queue {
     /// Stops a ring that its driver broke, and tells whoever can mend it.
     pub(super) fn break_ring(&mut self, error: &RingError) {
         self.publish();
-        self.broken_at = Some(self.ring.take().map_or(0, |ring| ring.base()));
+        if let Some(ring) = self.ring.take() {
+            self.mark_broken(error, ring.base(), *ring.setup());
+        }
+    }
+
+    fn mark_broken(&mut self, error: &RingError, base: u16, setup: RingSetup) {
+        let waits_for_memory = matches!(error, RingError::Memory(_)).then_some(setup);
+        self.broken = Some(Broken { base, waits_for_memory });
         self.counters.rings_broken.add(1);
         tracing::error!(queue = %self.id, "ring stopped until the driver resets it: {error}");
         if let Some(err) = &self.fds.err {

@@ -1,6 +1,7 @@
 //! Uplink to guest: each frame is received straight into posted buffers.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::queue::Queue;
 use super::shared::{Features, Shared};
@@ -18,6 +19,9 @@ const ROOM_PLAIN: usize = 2048;
 /// Most chains taken to make that room.
 const ROOM_CHAINS: usize = 256;
 
+/// How long a frame waits for the driver to post the buffers that it lacks.
+const UNFINISHED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The receive half of a pair.
 #[derive(Debug)]
 pub(super) struct RxHalf {
@@ -32,6 +36,7 @@ pub(super) struct Unfinished {
     header: NetHeader,
     len: usize,
     rest: Vec<u8>,
+    since: Instant,
 }
 
 /// What became of one step towards the guest.
@@ -46,6 +51,12 @@ impl Step {
 }
 
 impl RxHalf {
+    /// How long the worker may sleep before it gives a frame up.
+    pub(super) fn patience_left(&self) -> Option<Duration> {
+        let unfinished = self.unfinished.as_ref().filter(|_| self.queue.is_running())?;
+        Some(UNFINISHED_PATIENCE.saturating_sub(unfinished.since.elapsed()))
+    }
+
     /// Moves at most a burst.
     pub(super) fn round(&mut self, shared: &mut Shared) -> Direction {
         if !self.queue.is_running() || !shared.is_attached() {
@@ -87,6 +98,10 @@ impl RxHalf {
         };
         let (mut header, len, rest) = match self.uplink.receive(ring.slices(0, chains), header_len) {
             Received::Frame { header, len, rest } => (header, len, rest),
+            Received::Spoilt => {
+                shared.counters.rx_dropped_offload.add(1);
+                return Step::Again;
+            }
             Received::Empty => return Step::Stop(Direction::Empty),
             Received::Gone => {
                 shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
@@ -113,13 +128,13 @@ impl RxHalf {
             shared.counters.rx_dropped_too_large.add(1);
             return Step::Again;
         }
-        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec() });
+        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
         Step::Again
     }
 
     /// Completes a frame that did not fit the buffers posted when it came.
     fn finish_one(&mut self, shared: &Shared) -> Step {
-        let Some(Unfinished { header, len, rest }) = self.unfinished.take() else { return Step::Again };
+        let Some(Unfinished { header, len, rest, since }) = self.unfinished.take() else { return Step::Again };
         let Some(ring) = &mut self.queue.ring else { return Step::BLOCKED };
         let total = shared.features.header_len + len;
         let chains = match ring.take_burst(usize::MAX, total) {
@@ -130,12 +145,13 @@ impl RxHalf {
             }
         };
         if ring.taken_len() < total {
-            if ring.is_all_taken() {
-                // The whole ring cannot hold it.
+            if ring.is_all_taken() || since.elapsed() >= UNFINISHED_PATIENCE {
+                // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
+                // have no descriptors left. One frame must not stop all that follow.
                 shared.counters.rx_dropped_too_large.add(1);
                 return Step::Again;
             }
-            self.unfinished = Some(Unfinished { header, len, rest });
+            self.unfinished = Some(Unfinished { header, len, rest, since });
             return Step::BLOCKED;
         }
         let landed = total - rest.len();
