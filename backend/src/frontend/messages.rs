@@ -70,7 +70,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             tracing::info!("features: {}", FeatureNames(features));
             self.features = Some(features);
             self.note();
-            for worker in self.workers() {
+            for (_, worker) in self.workers() {
                 worker.send(Message::Features(self.understood()));
             }
         }
@@ -208,7 +208,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if ring.started
             && let Some(worker) = self.worker_of(id)
         {
-            worker.ask(|answer| Message::RingEnable(id, enable, answer)).map_err(Refusal::Worker)?;
+            self.ask(id.pair, &worker, |answer| Message::RingEnable(id, enable, answer))?;
         }
         Ok(())
     }

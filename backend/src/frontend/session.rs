@@ -4,6 +4,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use vhost::vhost_user::Result;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -157,6 +158,19 @@ impl Session {
         }
     }
 
+    /// Asks the worker of a pair. One that does not answer is given up, and its pair with it.
+    pub(super) fn ask<T>(
+        &self,
+        pair: u16,
+        worker: &Mailbox,
+        message: impl FnOnce(SyncSender<T>) -> Message,
+    ) -> std::result::Result<T, Refusal> {
+        worker.ask(message).map_err(|e| {
+            self.nic.give_up(pair);
+            Refusal::Worker(e)
+        })
+    }
+
     pub(super) fn start_ring(&mut self, at: usize) -> Result<()> {
         let id = self.id(at);
         let setup = self.ring_setup(at, id)?;
@@ -164,7 +178,7 @@ impl Session {
             Some(worker) => worker,
             None => {
                 let worker = self.nic.start_worker(id.pair).map_err(Refusal::Start)?;
-                drop(worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer)).map_err(Refusal::Worker)?);
+                drop(self.ask(id.pair, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))?);
                 worker
             }
         };
@@ -172,9 +186,9 @@ impl Session {
         worker.send(Message::Features(self.understood()));
         let ring = &mut self.rings[at];
         ring.started = true;
-        let fds = std::mem::take(&mut ring.fds);
-        worker.ask(|answer| Message::RingEnable(id, ring.enabled, answer)).map_err(Refusal::Worker)?;
-        worker.ask(|answer| Message::RingUp(id, setup, fds, answer)).map_err(Refusal::Worker)?;
+        let (enabled, fds) = (ring.enabled, std::mem::take(&mut ring.fds));
+        self.ask(id.pair, &worker, |answer| Message::RingEnable(id, enabled, answer))?;
+        self.ask(id.pair, &worker, |answer| Message::RingUp(id, setup, fds, answer))?;
         self.note();
         Ok(())
     }
@@ -208,7 +222,7 @@ impl Session {
         }
         self.note();
         let Some(worker) = self.worker_of(id) else { return Ok(base) };
-        let base = worker.ask(|answer| Message::RingDown(id, answer))?.unwrap_or(base);
+        let base = self.ask(id.pair, &worker, |answer| Message::RingDown(id, answer))?.unwrap_or(base);
         self.rings[at].base = base;
         Ok(base)
     }
@@ -217,12 +231,14 @@ impl Session {
     pub(super) fn change_memory(&mut self, memory: MemoryTable) -> std::result::Result<(), Refusal> {
         self.memory = Arc::new(memory);
         // One that does not answer keeps no other from letting go.
-        let ask = |worker: Arc<Mailbox>| worker.ask(|answer| Message::MemoryTable(self.memory.clone(), answer));
+        let ask = |(pair, worker): (u16, Arc<Mailbox>)| {
+            self.ask(pair, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))
+        };
         let answers: Vec<_> = self.workers().map(ask).collect();
-        answers.into_iter().try_for_each(|answer| answer.map(drop)).map_err(Refusal::from)
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
-    pub(super) fn workers(&self) -> impl Iterator<Item = Arc<Mailbox>> + '_ {
-        (0..self.nic.rings() / 2).filter_map(|pair| self.nic.worker(pair))
+    pub(super) fn workers(&self) -> impl Iterator<Item = (u16, Arc<Mailbox>)> + '_ {
+        (0..self.nic.rings() / 2).filter_map(|pair| Some((pair, self.nic.worker(pair)?)))
     }
 }

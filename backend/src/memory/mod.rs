@@ -6,6 +6,7 @@
 //! A [`MemoryTable`] never changes. Adding or removing a region makes a new table that shares the mappings of the old.
 
 mod buffers;
+mod mapping;
 mod table;
 mod window;
 
@@ -80,6 +81,9 @@ pub enum MemoryError {
         /// Size of a page of its file in bytes.
         page_size: u64,
     },
+    /// The file behind a region was cut short while it was in use.
+    #[error("the file behind the guest's memory was cut short while it was in use")]
+    Poisoned,
     /// The kernel refused the mapping.
     #[error("memory region {address:#x} + {size:#x} cannot be mapped: is the guest's memory shared (share=on)?")]
     Map {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::mapping::{self, Mapping};
 use super::{MemoryError, Window};
 
 /// A region as the front end describes it (vhost-user, "Memory region description").
@@ -24,7 +25,7 @@ pub struct RegionInfo {
 #[derive(Clone, Debug)]
 struct Region {
     info: RegionInfo,
-    mapping: Arc<MmapRegion<()>>,
+    mapping: Arc<Mapping>,
 }
 
 /// All regions of a guest, sorted by guest address, mapped as long as the table lives.
@@ -57,7 +58,7 @@ impl MemoryTable {
             .map_err(|source| MemoryError::Map { address, size, source })?;
         let mut regions = self.regions.clone();
         let at = regions.partition_point(|r| r.info.guest_address < address);
-        regions.insert(at, Region { info, mapping: Arc::new(mapping) });
+        regions.insert(at, Region { info, mapping: Arc::new(Mapping::new(mapping)) });
         Ok(Self { regions })
     }
 
@@ -103,11 +104,21 @@ impl MemoryTable {
         })
     }
 
+    /// Whether the file behind a region was found cut short: what was read from the memory since may be zeroes.
+    #[inline]
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        mapping::any_poisoned() && self.regions.iter().any(|r| r.mapping.is_poisoned())
+    }
+
     /// A view of `len` bytes at `guest_address` that keeps the table alive.
     ///
     /// # Errors
     /// When the range is not inside one region, or not aligned to `align` bytes.
     pub fn window(self: &Arc<Self>, guest_address: u64, len: usize, align: usize) -> Result<Window, MemoryError> {
+        if self.is_poisoned() {
+            return Err(MemoryError::Poisoned);
+        }
         let unmapped = MemoryError::Unmapped { address: guest_address, len: len as u64 };
         match self.resolve(guest_address, len) {
             Some((ptr, got)) if got == len => Window::new(self.clone(), ptr, len, align)

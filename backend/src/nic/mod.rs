@@ -219,6 +219,17 @@ impl Nic {
         }
     }
 
+    /// Gives up the worker of pair number `pair`, which does not answer. The pair stays out of order.
+    pub fn give_up(&self, pair: u16) {
+        if let Some(state) = self.pairs.get(usize::from(pair)) {
+            tracing::error!(queue = %QueueId::pair(self.name, pair), "the worker is given up; restart vnicd to use it again");
+            // A worker that still runs is told to end, and waited for a moment, outside the lock.
+            let worker =
+                std::mem::replace(&mut *state.lock().unwrap_or_else(PoisonError::into_inner), PairState::Failed);
+            drop(worker);
+        }
+    }
+
     /// Starts the worker of pair number `pair`.
     ///
     /// # Errors
@@ -245,7 +256,7 @@ impl Nic {
                 *state = PairState::Running(worker);
                 Ok(mailbox)
             }
-            PairState::Failed => Err(StartError { id, source: io::Error::other("it failed before") }),
+            PairState::Failed => Err(StartError { id, source: io::Error::other("it failed before; restart vnicd") }),
         }
     }
 }

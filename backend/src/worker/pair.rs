@@ -12,6 +12,7 @@ use super::{Direction, Message, PairCounters, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Seen};
 use crate::offload::rarp;
+use crate::ring::RingError;
 use crate::uplink::{Rx, Tx};
 
 /// How often a ring is looked at whose driver cannot kick.
@@ -187,6 +188,10 @@ impl Pair {
     pub(super) fn round(&mut self) -> Seen {
         self.shared.counters.rounds.add(1);
         self.seen = Seen { tx: self.tx.round(&mut self.shared), rx: self.rx.round(&mut self.shared) };
+        if self.memory.is_poisoned() {
+            self.rx.queue.break_ring(&RingError::Vanished);
+            self.tx.queue.break_ring(&RingError::Vanished);
+        }
         self.seen
     }
 }
