@@ -84,7 +84,7 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
             match rng.below(12) {
                 0..=5 => {
                     let queue = &mut queues[at];
-                    let write = if at % 2 == 0 { 2 } else { 0 };
+                    let write = if at.is_multiple_of(2) { 2 } else { 0 };
                     let most = if rng.below(4) == 0 { u64::from(size) } else { 4 };
                     let chain = 1 + rng.below(most) as u16;
                     let start = rng.below(size.into()) as u16;
@@ -150,7 +150,7 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
             }
         }
         // Quiet now: nobody kicks, nothing comes.
-        if cases % 4 == 0 {
+        if cases % 4u32 == 0 {
             std::thread::sleep(Duration::from_millis(60));
             let spent = vnicd.spends_in(Duration::from_millis(150))?;
             ensure!(

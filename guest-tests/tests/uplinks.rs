@@ -91,15 +91,18 @@ fn discard_takes_everything_and_gives_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Number of the first file descriptor passed: above all that this program has open, or one would overwrite another.
+const FIRST_FD: i32 = 900;
+
 /// The daemon on queues that this program opened.
 fn on_passed_queues(ns: &NetNs, queues: Vec<OwnedFd>, user: Option<u32>) -> Result<(Vnicd, String)> {
-    let list: Vec<_> = (0..queues.len()).map(|n| (10 + n).to_string()).collect();
+    let list: Vec<_> = (0..queues.len()).map(|n| (FIRST_FD + n as i32).to_string()).collect();
     let mut builder = Vnicd::builder(ns).uplink(format!("tap-fd={}", list.join(":")));
     if let Some(user) = user {
         builder = builder.user(user);
     }
     for (n, queue) in queues.into_iter().enumerate() {
-        builder = builder.pass_fd(queue, 10 + n as i32);
+        builder = builder.pass_fd(queue, FIRST_FD + n as i32);
     }
     let vnicd = builder.start()?;
     let line = vnicd.wait_for_line("uplink opened", PATIENCE)?;
