@@ -1,8 +1,9 @@
 # `make demo` is the place to begin. Everything here calls cargo or a script; see the comments at the top of each.
 
 PAIRS ?= 5
+VIRTIO_USER_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest check clean
+.PHONY: all demo test bench-guest bench-virtio-user check clean
 
 all:
 	cargo build --release -p vnicd
@@ -17,7 +18,11 @@ test:
 
 # vnicd and QEMU's own TAP in turn in the same guest: table, JSON and plot in target/bench-guest.
 bench-guest:
-	@scripts/bench-guest --pairs $(PAIRS)
+	@scripts/bench guest --pairs $(PAIRS)
+
+# The same for packets of a virtio-user port into a TAP, beside testpmd's net_vhost and net_tap.
+bench-virtio-user:
+	@scripts/bench virtio-user --pairs $(VIRTIO_USER_PAIRS)
 
 # What is checked before a change is taken: format, lints, documentation, tests.
 check:

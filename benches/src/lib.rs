@@ -13,3 +13,26 @@ pub mod report;
 pub mod rig;
 pub mod stats;
 pub mod supervise;
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+
+/// How busy the machine is: the load averages over 1, 5 and 15 minutes.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn load() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+}
+
+/// The target directory: two above this program.
+///
+/// # Errors
+/// When this program lies elsewhere.
+pub fn target_dir() -> Result<PathBuf> {
+    let exe = env::current_exe()?;
+    exe.ancestors().nth(2).map(Into::into).context("this program lies nowhere")
+}

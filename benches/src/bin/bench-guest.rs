@@ -3,10 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
-use std::{env, fs};
 
 use anyhow::{Context, Result};
 use benches::iperf::{self, Way};
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn bench(options: &Options) -> Result<()> {
     let output = match &options.output {
         Some(path) => path.clone(),
-        None => target_dir()?.join("bench-guest"),
+        None => benches::target_dir()?.join("bench-guest"),
     };
     // A guest of this program must not disturb another's measurement.
     let slots = Slots::take(SLOTS);
@@ -64,7 +64,7 @@ fn bench(options: &Options) -> Result<()> {
             rig.explained(measure(&rig, subject, options, &mut report))?;
         }
     }
-    report.conditions.push(("load average at the end".into(), load()?));
+    report.conditions.push(("load average at the end".into(), benches::load()?));
     report.save(&output, "bench-guest")?;
     println!("\n{}", report.table());
     println!("every value: {}", output.join("bench-guest.json").display());
@@ -117,18 +117,7 @@ fn conditions(options: &Options) -> Result<Vec<(String, String)>> {
         ("runs", format!("{} in turn on each, {} s a measurement", options.pairs, options.seconds)),
         ("congestion control of the host", read("/proc/sys/net/ipv4/tcp_congestion_control")?.trim().into()),
         ("unix time", now.to_string()),
-        ("load average at the start", load()?),
+        ("load average at the start", benches::load()?),
     ];
     Ok(list.map(|(name, value): (&str, String)| (name.into(), value)).into())
-}
-
-fn load() -> Result<String> {
-    let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
-}
-
-/// The target directory: two above this program.
-fn target_dir() -> Result<PathBuf> {
-    let exe = env::current_exe()?;
-    exe.ancestors().nth(2).map(Into::into).context("this program lies nowhere")
 }
