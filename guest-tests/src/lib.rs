@@ -19,6 +19,8 @@
 //! # }
 //! ```
 //!
+//! Two front ends need no guest: a scripted [`driver`], and DPDK's [`testpmd`].
+//!
 //! `scripts/setup test` fetches what the harness runs (see [`assets`]). Environment: `GUEST_CACHE` (where the set-up
 //! put its files), `GUEST_ACCEL` (`kvm` or `tcg`, not probed then), `VNICD` (the daemon's binary).
 
@@ -33,6 +35,7 @@ pub mod netns;
 pub mod process;
 pub mod protocol;
 pub mod spawn;
+pub mod testpmd;
 pub mod tools;
 pub mod transfer;
 pub mod usage;

@@ -1,0 +1,254 @@
+//! DPDK's testpmd with a virtio-user port: a front end without a virtual machine, and the driver that uses its rings.
+//!
+//! Port 0 is the virtio-user port. Port 1 reads and writes capture files, one of each a queue: forwarding between the
+//! two sends given frames into the rings and keeps what comes out of them. A test drives the command line; each command
+//! is waited for.
+//!
+//! No huge pages are needed: with `--no-huge`, DPDK's memory is one memfd, which the back end can map. Nothing is left
+//! behind: DPDK's runtime directory is a temporary one.
+
+mod pcap;
+mod rig;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{PipeWriter, Write, pipe};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use tempfile::TempDir;
+
+use crate::lab::eventually;
+use crate::lines::Stream;
+use crate::process::Process;
+use crate::spawn::pass_fd;
+
+pub use rig::{Rig, each_moves, since};
+
+/// How long a command may take; the first one waits for DPDK's start.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Enough for all receive rings, and for what forwarding holds.
+const MBUFS: u32 = 16_384;
+/// The memory of DPDK, of which the packet buffers take a third.
+const MEMORY_MIB: u32 = 128;
+
+/// Frames by queue.
+pub type Frames = Vec<Vec<Vec<u8>>>;
+
+/// How to start testpmd; see [`Testpmd::builder`].
+#[derive(Clone, Debug)]
+pub struct TestpmdBuilder {
+    socket: PathBuf,
+    queues: u16,
+    device: String,
+    ring_size: u16,
+    server: bool,
+}
+
+/// A running testpmd that forwards nothing yet; it is killed when this value is dropped.
+#[derive(Debug)]
+pub struct Testpmd {
+    process: Process,
+    stdin: PipeWriter,
+    queues: u16,
+    commands: u64,
+    /// Bytes of its output that commands before have had.
+    read: usize,
+    dir: TempDir,
+}
+
+/// What one queue of port 0 has moved, as its driver counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Frames that came.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames put into the ring.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
+impl TestpmdBuilder {
+    /// So many queue pairs.
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.queues = queues;
+        self
+    }
+
+    /// Entries of each ring, 256 unless said.
+    pub fn ring_size(mut self, entries: u16) -> Self {
+        self.ring_size = entries;
+        self
+    }
+
+    /// Adds properties of the virtio-user device, such as `mrg_rxbuf=0,vectorized=1`.
+    pub fn device(mut self, properties: &str) -> Self {
+        self.device.push(',');
+        self.device.push_str(properties);
+        self
+    }
+
+    /// Listens at the socket path instead of connecting to it. Starting waits for the back end then.
+    pub fn server(mut self) -> Self {
+        self.server = true;
+        self.device("server=1")
+    }
+
+    /// Starts it and waits for its prompt: both ports are started, nothing is forwarded.
+    pub fn start(&self) -> Result<Testpmd> {
+        if self.server && self.socket.exists() {
+            // One that was killed has left its socket, which DPDK does not replace.
+            fs::remove_file(&self.socket)?;
+        }
+        let dir = tempfile::Builder::new().prefix("testpmd-").tempdir()?;
+        let queues = self.queues;
+        let mut device = format!("net_virtio_user0,mac=02:00:00:00:00:77,path={}", self.socket.display());
+        device.push_str(&format!(",queues={queues},queue_size={}{}", self.ring_size, self.device));
+        let mut capture = String::from("net_pcap0");
+        for queue in 0..queues {
+            let [from, to] = ["in", "out"].map(|name| capture_file(dir.path(), name, queue));
+            pcap::write(&from, &[])?;
+            capture.push_str(&format!(",rx_pcap={},tx_pcap={}", from.display(), to.display()));
+        }
+        // Two threads, one to forward and one for commands, on any CPU that this program may use.
+        let allowed = sched_getaffinity(None)?;
+        let cpus: Vec<String> = (0..CpuSet::MAX_CPU).filter(|c| allowed.is_set(*c)).map(|c| c.to_string()).collect();
+        let lcores = format!("0@({0}),1@({0})", cpus.join(","));
+
+        // Its output would come in blocks otherwise.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "dpdk-testpmd", "--lcores", &lcores, "--main-lcore=0", "--no-pci", "--no-telemetry"]);
+        command.args(["--no-huge", "--no-shconf", "-m", &MEMORY_MIB.to_string()]);
+        command.arg("--file-prefix").arg(dir.path().file_name().context("a directory without a name")?);
+        command.args(["--vdev", &device, "--vdev", &capture, "--", "--interactive", "--nb-cores=1", "--no-flush-rx"]);
+        command.args([format!("--rxq={queues}"), format!("--txq={queues}"), format!("--total-num-mbufs={MBUFS}")]);
+        command.args([format!("--rxd={}", self.ring_size), format!("--txd={}", self.ring_size)]);
+        command.env("RUNTIME_DIRECTORY", dir.path());
+        let (input, stdin) = pipe()?;
+        pass_fd(&mut command, input.into(), 0);
+        let process = Process::spawn(command).context("no testpmd: run `scripts/setup test` first")?;
+        let mut testpmd = Testpmd { process, stdin, queues, commands: 0, read: 0, dir };
+        // Without it, testpmd goes on with the other port.
+        let info = testpmd.run("show port info 0")?;
+        ensure!(info.contains("Driver name: net_virtio_user"), "no virtio-user port\n{}", testpmd.process.tail());
+        testpmd.run("set portlist 0")?;
+        Ok(testpmd)
+    }
+}
+
+impl Testpmd {
+    /// One queue pair on a back end that listens at `socket`.
+    pub fn builder(socket: &Path) -> TestpmdBuilder {
+        TestpmdBuilder { socket: socket.into(), queues: 1, device: String::new(), ring_size: 256, server: false }
+    }
+
+    /// Runs a command and returns what it printed to standard output.
+    pub fn run(&mut self, line: &str) -> Result<String> {
+        self.commands += 1;
+        // A comment is echoed when the command before it has ended.
+        let mark = format!("#{}.", self.commands);
+        self.stdin.write_all(format!("{line}\n{mark}\n").as_bytes()).with_context(|| self.process.tail())?;
+        self.process.wait_for_line(&mark, PATIENCE).with_context(|| format!("`{line}` does not end"))?;
+        let text = self.process.lines().text(Stream::Out);
+        let printed = text[self.read..].to_owned();
+        self.read = text.len();
+        for refused in ["Bad arguments", "Command not found", "Ambiguous command"] {
+            ensure!(!printed.contains(refused), "`{line}`: {printed}");
+        }
+        Ok(printed)
+    }
+
+    /// Runs several commands.
+    pub fn run_all(&mut self, lines: &[&str]) -> Result<()> {
+        lines.iter().try_for_each(|line| self.run(line).map(drop))
+    }
+
+    /// What each queue of port 0 has moved so far.
+    pub fn moved(&mut self) -> Result<Vec<Moved>> {
+        let text = self.run("show port xstats 0")?;
+        let counts: HashMap<&str, u64> = text
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .filter_map(|(name, count)| Some((name, count.trim().parse().ok()?)))
+            .collect();
+        let count = |direction: &str, queue: u16, unit: &str| {
+            let name = format!("{direction}_q{queue}_good_{unit}");
+            counts.get(&*name).copied().with_context(|| format!("no {name} in: {text}"))
+        };
+        let of_queue = |queue| {
+            Ok(Moved {
+                rx_packets: count("rx", queue, "packets")?,
+                rx_bytes: count("rx", queue, "bytes")?,
+                tx_packets: count("tx", queue, "packets")?,
+                tx_bytes: count("tx", queue, "bytes")?,
+            })
+        };
+        (0..self.queues).map(of_queue).collect()
+    }
+
+    /// Whether port 0 sees its link up.
+    pub fn link_is_up(&mut self) -> Result<bool> {
+        let info = self.run("show port info 0")?;
+        match info.lines().find_map(|line| line.strip_prefix("Link status: ")) {
+            Some("up") => Ok(true),
+            Some("down") => Ok(false),
+            _ => bail!("no link status in: {info}"),
+        }
+    }
+
+    /// Sends the frames of each list on its queue, and keeps from now on what comes.
+    pub fn send(&mut self, frames: &[Vec<Vec<u8>>]) -> Result<()> {
+        ensure!(frames.len() == usize::from(self.queues), "frames for {} queues", frames.len());
+        for (queue, frames) in (0..).zip(frames) {
+            pcap::write(&capture_file(self.dir.path(), "in", queue), frames)?;
+        }
+        self.run_all(&["port stop 1", "port start 1", "set portlist 0,1", "set fwd io", "start"])
+    }
+
+    /// Waits until `count` frames in all have come since `before`; ends what [`Testpmd::send`] began.
+    pub fn receive(&mut self, before: &[Moved], count: usize) -> Result<Frames> {
+        let before = total(before).rx_packets;
+        eventually(&format!("{count} frames"), || Ok(total(&self.moved()?).rx_packets - before >= count as u64))?;
+        // A stopped capture port has written its files.
+        self.run_all(&["stop", "port stop 1"])?;
+        let mut came = Frames::new();
+        for queue in 0..self.queues {
+            came.push(pcap::read(&capture_file(self.dir.path(), "out", queue))?);
+            pcap::write(&capture_file(self.dir.path(), "in", queue), &[])?;
+        }
+        self.run_all(&["port start 1", "set portlist 0"])?;
+        Ok(came)
+    }
+
+    /// Ends it in order.
+    pub fn quit(mut self) -> Result<()> {
+        self.stdin.write_all(b"quit\n")?;
+        let status = self.process.wait(PATIENCE)?;
+        ensure!(status.success(), "testpmd ended with {status}\n{}", self.process.tail());
+        Ok(())
+    }
+
+    /// SIGKILL; how it ended.
+    pub fn kill(self) -> Result<ExitStatus> {
+        self.process.kill()
+    }
+}
+
+/// What all queues have moved together.
+pub fn total(queues: &[Moved]) -> Moved {
+    queues.iter().fold(Moved::default(), |sum, queue| Moved {
+        rx_packets: sum.rx_packets + queue.rx_packets,
+        rx_bytes: sum.rx_bytes + queue.rx_bytes,
+        tx_packets: sum.tx_packets + queue.tx_packets,
+        tx_bytes: sum.tx_bytes + queue.tx_bytes,
+    })
+}
+
+fn capture_file(dir: &Path, name: &str, queue: u16) -> PathBuf {
+    dir.join(format!("{name}{queue}.pcap"))
+}

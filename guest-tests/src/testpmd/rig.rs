@@ -1,0 +1,202 @@
+//! A daemon for testpmd, with what both of them count brought together.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Frames, Moved, Testpmd, TestpmdBuilder};
+use crate::lab::eventually;
+use crate::vnicd::binary;
+use crate::{NetNs, Vnicd};
+
+/// How many frames each queue shall have moved before traffic counts as traffic.
+const MANY: u64 = 10_000;
+
+/// A daemon; one at a time, since testpmd never leaves its CPU alone.
+#[derive(Debug)]
+pub struct Rig {
+    /// The daemon.
+    pub vnicd: Vnicd,
+    /// Its namespace.
+    pub ns: NetNs,
+    uplink: String,
+    client: bool,
+    dir: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    /// A daemon that listens.
+    pub fn new(uplink: &str) -> Result<Self> {
+        Self::with(uplink, false)
+    }
+
+    /// A daemon that connects, as soon as somebody listens.
+    pub fn client(uplink: &str) -> Result<Self> {
+        Self::with(uplink, true)
+    }
+
+    fn with(uplink: &str, client: bool) -> Result<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let ns = NetNs::new()?;
+        ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+        let dir = tempfile::tempdir()?;
+        let vnicd = start(&ns, dir.path(), uplink, client)?;
+        Ok(Self { vnicd, ns, uplink: uplink.into(), client, dir, _alone: alone })
+    }
+
+    /// Starts another daemon in the place of one that has ended.
+    pub fn restart(&mut self) -> Result<()> {
+        self.vnicd = start(&self.ns, self.dir.path(), &self.uplink, self.client)?;
+        Ok(())
+    }
+
+    /// A testpmd on this daemon's socket.
+    pub fn testpmd(&self) -> TestpmdBuilder {
+        Testpmd::builder(self.vnicd.socket())
+    }
+
+    /// The daemon's account of its device.
+    pub fn device(&self) -> Result<Value> {
+        let vnicctl = binary()?.with_file_name("vnicctl");
+        let output =
+            Command::new(vnicctl).arg("--control").arg(control(self.dir.path())).args(["status", "--json"]).output()?;
+        ensure!(output.status.success(), "vnicctl: {}", String::from_utf8_lossy(&output.stderr));
+        let mut status: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(status["devices"][0].take())
+    }
+
+    /// What each of the first `queues` pairs has moved, as the driver would count it: sent frames are `tx`.
+    pub fn moved(&self, queues: usize) -> Result<Vec<Moved>> {
+        let device = self.device()?;
+        let of_pair = |at: usize| {
+            let counters = &device["pairs"][at]["counters"];
+            let count =
+                |name: &str| counters[name].as_u64().with_context(|| format!("no {name} of pair {at}: {device}"));
+            Ok(Moved {
+                rx_packets: count("rx_packets")?,
+                rx_bytes: count("rx_bytes")?,
+                tx_packets: count("tx_packets")?,
+                tx_bytes: count("tx_bytes")?,
+            })
+        };
+        (0..queues).map(of_pair).collect()
+    }
+
+    /// Lets frames of this length (as `set txpkts` takes it) go round until every queue has moved many of them; then
+    /// empties the loop, and compares what testpmd has sent, what it has got back and what the daemon has moved.
+    pub fn goes_round(&self, testpmd: &mut Testpmd, lengths: &str) -> Result<()> {
+        self.empties(testpmd)?;
+        let before = testpmd.moved()?;
+        let daemon_before = self.moved(before.len())?;
+        testpmd.run_all(&[&format!("set txpkts {lengths}"), "set fwd io", "start tx_first 32"])?;
+        each_moves(&before, || testpmd.moved(), |queue| queue.rx_packets)?;
+        self.empties(testpmd)?;
+        let moved = since(&before, &testpmd.moved()?);
+        let daemon = since(&daemon_before, &self.moved(before.len())?);
+        ensure!(moved == daemon, "testpmd has moved {moved:?}, vnicd {daemon:?}");
+        let len = lengths.split(',').map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        for queue in moved {
+            let Moved { rx_packets, rx_bytes, tx_packets, tx_bytes } = queue;
+            ensure!((rx_packets, rx_bytes) == (tx_packets, tx_bytes), "not all has come back: {queue:?}");
+            ensure!(tx_bytes == tx_packets * len, "not of {len} bytes each: {queue:?}");
+        }
+        Ok(())
+    }
+
+    /// Stops what testpmd forwards and takes what is still on its way, until nothing more comes.
+    pub fn empties(&self, testpmd: &mut Testpmd) -> Result<()> {
+        testpmd.run_all(&["stop", "set fwd rxonly", "start"])?;
+        let queues = testpmd.moved()?.len();
+        eventually("nothing more on its way", || {
+            let before = (testpmd.moved()?, self.moved(queues)?);
+            thread::sleep(Duration::from_millis(30));
+            Ok(before == (testpmd.moved()?, self.moved(queues)?))
+        })?;
+        testpmd.run("stop").map(drop)
+    }
+
+    /// Sends frames with random bytes on every queue and has them come back, byte for byte and in order, with only
+    /// their addresses swapped.
+    pub fn comes_back_intact(&self, testpmd: &mut Testpmd, max_len: usize) -> Result<()> {
+        self.empties(testpmd)?;
+        let before = testpmd.moved()?;
+        let sent = random_frames(before.len(), max_len);
+        testpmd.send(&sent)?;
+        let came = testpmd.receive(&before, sent.iter().map(Vec::len).sum())?;
+        for (queue, (sent, came)) in sent.iter().zip(&came).enumerate() {
+            ensure!(sent.len() == came.len(), "queue {queue}: {} frames sent, {} came back", sent.len(), came.len());
+            for (at, (sent, came)) in sent.iter().zip(came).enumerate() {
+                let swapped = [&sent[6..12], &sent[..6], &sent[12..]].concat();
+                ensure!(*came == swapped, "queue {queue}: frame {at} of {} bytes came back changed", sent.len());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until `count` has grown by many in every queue.
+pub fn each_moves(
+    before: &[Moved],
+    mut now: impl FnMut() -> Result<Vec<Moved>>,
+    count: impl Fn(&Moved) -> u64,
+) -> Result<()> {
+    let mut last = Vec::new();
+    eventually("every queue moves packets", || {
+        last = now()?;
+        Ok(before.iter().zip(&last).all(|(before, now)| count(now) - count(before) >= MANY))
+    })
+    .with_context(|| format!("before {before:?}, now {last:?}"))
+}
+
+/// What each queue has moved since `before`.
+pub fn since(before: &[Moved], now: &[Moved]) -> Vec<Moved> {
+    let difference = |(before, now): (&Moved, &Moved)| Moved {
+        rx_packets: now.rx_packets - before.rx_packets,
+        rx_bytes: now.rx_bytes - before.rx_bytes,
+        tx_packets: now.tx_packets - before.tx_packets,
+        tx_bytes: now.tx_bytes - before.tx_bytes,
+    };
+    before.iter().zip(now).map(difference).collect()
+}
+
+/// For each queue, frames of 60 to `max_len` bytes that no other queue has.
+fn random_frames(queues: usize, max_len: usize) -> Frames {
+    /// Fewer than the smallest ring holds: testpmd drops what the ring does not take.
+    const FRAMES: usize = 200;
+    // Xorshift (Marsaglia 2003), for other bytes in every frame.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut frame = || {
+        let len = 60 + random() as usize % (max_len - 59);
+        let mut frame: Vec<u8> = std::iter::repeat_with(|| random().to_le_bytes()).flatten().take(len).collect();
+        // Two unicast addresses and an EtherType for experiments (IEEE 802).
+        frame[0] &= 0xfe;
+        frame[6] &= 0xfe;
+        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+        frame
+    };
+    (0..queues).map(|_| (0..FRAMES).map(|_| frame()).collect()).collect()
+}
+
+fn control(dir: &Path) -> PathBuf {
+    dir.join("control")
+}
+
+fn start(ns: &NetNs, dir: &Path, uplink: &str, client: bool) -> Result<Vnicd> {
+    let builder = Vnicd::builder(ns).uplink(uplink).socket_path(dir.join("socket"));
+    let builder = builder.arg("--control").arg(control(dir));
+    if client { builder.client().start() } else { builder.start() }
+}
