@@ -70,6 +70,25 @@ fn loopback_returns_every_frame_with_its_addresses_swapped() -> Result<()> {
 }
 
 #[test]
+fn loopback_gives_no_frame_to_the_next_driver() -> Result<()> {
+    let ns = namespace()?;
+    let vnicd = Vnicd::builder(&ns).uplink("loopback").start()?;
+    let mut driver = Driver::start(&vnicd)?;
+    for _ in 0..10 {
+        driver.send(&[1; 60])?;
+    }
+    drop(driver);
+    vnicd.wait_for_line("front end gone", PATIENCE)?;
+    let mut driver = Driver::start(&vnicd)?;
+    let at = driver.client.memory.allocate(2048);
+    driver.post(at)?;
+    driver.send(&[2; 80])?;
+    let (_, len) = driver.rx.wait_used(PATIENCE)?;
+    ensure!(len == 92, "a frame of {} bytes of another driver", len - 12);
+    Ok(())
+}
+
+#[test]
 fn discard_takes_everything_and_gives_nothing() -> Result<()> {
     let ns = namespace()?;
     let control = tempfile::tempdir()?;

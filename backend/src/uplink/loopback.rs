@@ -63,6 +63,13 @@ impl LoopbackTx {
 }
 
 impl LoopbackRx {
+    /// Forgets the frames on their way: who sent them has gone, or takes other frames now.
+    pub(super) fn empty(&mut self) {
+        let mut wire = lock(&self.wire);
+        let Wire { frames, spare } = &mut *wire;
+        spare.extend(frames.drain(..).map(|(_, frame)| frame));
+    }
+
     pub(super) fn receive(&mut self, slices: &[GuestSlice<'_>], mut skip: usize) -> Received<'_> {
         let mut wire = lock(&self.wire);
         let Some((header, frame)) = wire.frames.pop_front() else { return Received::Empty };

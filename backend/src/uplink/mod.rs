@@ -148,7 +148,13 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
-            Self::Discard | Self::Loopback(_) => Ok(()),
+            Self::Discard => Ok(()),
+            Self::Loopback(loopback) => {
+                if takes.is_none() {
+                    loopback.empty();
+                }
+                Ok(())
+            }
         }
     }
 }
