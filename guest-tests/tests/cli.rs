@@ -96,6 +96,7 @@ fn sockets_that_cannot_be_are_named_with_the_mend() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let long = dir.path().join("x".repeat(108));
     says_only(&run_in(&ns, &long, &[])?, &["xxxxx'", "at most 107", "shorter"])?;
+    says_only(&run_in(&ns, &long, &["--client"])?, &["xxxxx'", "at most 107", "shorter"])?;
     let nowhere = dir.path().join("missing/vnicd.sock");
     says_only(&run_in(&ns, &nowhere, &[])?, &["missing/vnicd.sock", "directory", "make it"])?;
 

@@ -53,7 +53,9 @@ impl Entrance {
             });
         }
         if options.client {
-            return Ok(Self::Client(options.socket_path.clone().unwrap_or_default()));
+            let path = options.socket_path.clone().unwrap_or_default();
+            opener::check_path(&path)?;
+            return Ok(Self::Client(path));
         }
         let listening = opener::listen(&ListenRequest {
             path: options.socket_path.clone().unwrap_or_default(),

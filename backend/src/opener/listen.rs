@@ -76,10 +76,7 @@ pub enum ListenError {
 /// When the path is too long, in use, not a socket, or the kernel refuses.
 pub fn listen(request: &ListenRequest) -> Result<Listening, ListenError> {
     let path = &request.path;
-    let len = path.as_os_str().len();
-    if len > MAX_PATH {
-        return Err(ListenError::TooLong { path: path.clone(), len });
-    }
+    check_path(path)?;
     let kernel = |what| move |source| ListenError::Kernel { path: path.clone(), what, source };
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
@@ -98,6 +95,15 @@ pub fn listen(request: &ListenRequest) -> Result<Listening, ListenError> {
         std::os::unix::fs::chown(path, None, Some(group)).map_err(kernel("set the group of"))?;
     }
     Ok(listening)
+}
+
+/// Whether a path fits a socket's address.
+///
+/// # Errors
+/// When it does not.
+pub fn check_path(path: &Path) -> Result<(), ListenError> {
+    let len = path.as_os_str().len();
+    if len > MAX_PATH { Err(ListenError::TooLong { path: path.to_owned(), len }) } else { Ok(()) }
 }
 
 /// Removes a socket on which nobody listens.

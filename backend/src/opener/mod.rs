@@ -11,6 +11,6 @@ mod tap;
 mod tun;
 
 pub use adopt::{AdoptError, Adopted, adopt};
-pub use listen::{ListenError, ListenRequest, Listening, listen};
+pub use listen::{ListenError, ListenRequest, Listening, check_path, listen};
 pub use macvtap::open_macvtap;
 pub use tap::{OpenTapError, OpenedTap, TapRequest, adopt_tap, open_tap, set_mtu};
