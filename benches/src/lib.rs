@@ -3,11 +3,12 @@
 //! A bench measures two subjects in turn in one run (A B A B ...), because on a machine that others use only the ratio
 //! of neighbours means something. It fills a [`report::Report`], which becomes a table ([`report`]), a JSON file and a
 //! plot ([`plot`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything down,
-//! however a run ends.
+//! however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM.
 
 #![warn(missing_docs)]
 
 pub mod iperf;
+pub mod loadgen;
 pub mod plot;
 pub mod report;
 pub mod rig;
