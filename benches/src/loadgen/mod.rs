@@ -12,8 +12,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod config;
 mod descriptors;
 mod eventfd;
+pub mod frame;
 pub mod memory;
 pub mod ring;
+pub mod schedule;
 
+pub use config::{DriverConfig, Mode, Size, Way};
+pub use schedule::{Pattern, Rate};
