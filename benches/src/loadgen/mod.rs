@@ -14,11 +14,21 @@
 
 pub mod config;
 mod descriptors;
+pub mod driver;
 mod eventfd;
 pub mod frame;
 pub mod memory;
+pub mod outcome;
+pub mod peer;
+mod returns;
 pub mod ring;
+pub mod run;
 pub mod schedule;
+pub mod session;
 
 pub use config::{DriverConfig, Mode, Size, Way};
+pub use driver::Driver;
+pub use outcome::{Counts, Latency, Outcome};
+pub use run::{RunConfig, run};
 pub use schedule::{Pattern, Rate};
+pub use session::{QueuePair, Session, SessionConfig};

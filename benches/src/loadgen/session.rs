@@ -1,0 +1,253 @@
+//! A vhost-user connection with its memory and rings: what stands between two programs before packets move.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+
+use super::eventfd::Event;
+use super::frame::{BUFFER_OFFSET, MAX_FRAME, MIN_FRAME, NET_HEADER};
+use super::memory::{GUEST_BASE, Memory, View};
+use super::ring::{Ring, RingConfig};
+
+const VERSION_1: u64 = 1 << 32;
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+const EVENT_IDX: u64 = 1 << 29;
+const INDIRECT_DESC: u64 = 1 << 28;
+const MRG_RXBUF: u64 = 1 << 15;
+
+/// How long the other side may take to listen or to connect, and to answer a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked of the device.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Listen there for the device instead of connecting to it.
+    pub server: bool,
+    /// Queue pairs.
+    pub queues: usize,
+    /// Entries of each ring.
+    pub queue_size: u16,
+    /// Ask for EVENT_IDX; without it flags alone tell who wants to be told.
+    pub event_idx: bool,
+    /// Send by indirect tables of two descriptors, header and frame.
+    pub indirect: bool,
+    /// Bytes of a receive buffer; longer frames fill several.
+    pub rx_buffer: u32,
+    /// Put the memory on huge pages of 2 MiB.
+    pub huge_pages: bool,
+}
+
+impl SessionConfig {
+    /// One pair of 256 entries with EVENT_IDX on small pages.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        let (socket, server, queues, queue_size) = (socket.into(), false, 1, 256);
+        Self {
+            socket,
+            server,
+            queues,
+            queue_size,
+            event_idx: true,
+            indirect: false,
+            rx_buffer: 2048,
+            huge_pages: false,
+        }
+    }
+
+    fn features(&self) -> u64 {
+        let optional = [(self.event_idx, EVENT_IDX), (self.indirect, INDIRECT_DESC)];
+        let wanted = VERSION_1 | PROTOCOL_FEATURES | MRG_RXBUF;
+        optional.iter().filter(|(on, _)| *on).fold(wanted, |bits, (_, bit)| bits | bit)
+    }
+}
+
+/// A ring and the fds that go with it.
+#[derive(Debug)]
+pub struct Queue {
+    /// The ring.
+    pub ring: Ring,
+    kick: Event,
+    call: Event,
+    err: Event,
+}
+
+impl Queue {
+    fn new(memory: &mut Memory, config: RingConfig) -> Result<Self> {
+        Ok(Self { ring: Ring::new(memory, config)?, kick: Event::new()?, call: Event::new()?, err: Event::new()? })
+    }
+
+    /// Kicks the device.
+    pub fn kick(&self) -> Result<()> {
+        self.kick.write(1).context("cannot kick")
+    }
+
+    /// How often the device called since this was asked last.
+    pub fn calls(&self) -> u64 {
+        self.call.read().unwrap_or(0)
+    }
+
+    /// The device said that this ring is broken.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.err.read().is_ok()
+    }
+
+    /// What to wait on for calls.
+    #[must_use]
+    pub fn call_fd(&self) -> &Event {
+        &self.call
+    }
+}
+
+/// Receive and transmit queue.
+#[derive(Debug)]
+pub struct QueuePair {
+    /// Device to driver.
+    pub rx: Queue,
+    /// Driver to device.
+    pub tx: Queue,
+}
+
+/// A connection whose rings run; the device lets go of them when it is dropped.
+pub struct Session {
+    front: Frontend,
+    peer: u32,
+    _memory: Memory,
+    /// The pairs; a driver takes them out.
+    pub pairs: Vec<QueuePair>,
+}
+
+impl Session {
+    /// Connects, negotiates, shares memory, and starts and enables every ring. Nothing is posted.
+    ///
+    /// # Errors
+    /// When the device does not come, does not offer what is needed, or refuses.
+    pub fn start(config: &SessionConfig) -> Result<Self> {
+        let rings = 2 * config.queues;
+        ensure!((1..=128).contains(&config.queues), "{} queue pairs: 1 to 128 can be", config.queues);
+        ensure!(config.rx_buffer as usize >= NET_HEADER + MIN_FRAME, "receive buffers of {} bytes", config.rx_buffer);
+        let stream = if config.server { accept(config)? } else { connect(config)? };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get().unsigned_abs();
+        let mut front = Frontend::from_stream(stream, rings as u64);
+        front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        let features = config.features();
+        front.set_owner()?;
+        let offered = front.get_features()?;
+        ensure!(offered & features == features, "the device does not offer {:#x}", features & !offered);
+        let protocol = front.get_protocol_features()?;
+        front.set_protocol_features(protocol)?;
+        front.set_features(features)?;
+
+        let (tx, rx) = (ring_config(config, false), ring_config(config, true));
+        let mut memory = Memory::new(config.queues * (Ring::bytes(&tx) + Ring::bytes(&rx)), config.huge_pages)?;
+        front.set_mem_table(&[VhostUserMemoryRegionInfo {
+            guest_phys_addr: GUEST_BASE,
+            memory_size: memory.size(),
+            userspace_addr: memory.user_address(),
+            mmap_offset: 0,
+            mmap_handle: memory.file().as_raw_fd(),
+        }])?;
+        let mut pairs = Vec::new();
+        for pair in 0..config.queues {
+            let (rx, tx) = (Queue::new(&mut memory, rx)?, Queue::new(&mut memory, tx)?);
+            for (index, queue) in [(2 * pair, &rx), (2 * pair + 1, &tx)] {
+                start_queue(&mut front, index, queue).with_context(|| format!("ring {index} cannot be started"))?;
+            }
+            pairs.push(QueuePair { rx, tx });
+        }
+        for index in 0..rings {
+            front.set_vring_enable(index, true)?;
+        }
+        Ok(Self { front, peer, _memory: memory, pairs })
+    }
+
+    /// Process id of the device.
+    #[must_use]
+    pub fn peer(&self) -> u32 {
+        self.peer
+    }
+
+    /// The protocol, for tests that go on talking.
+    pub fn front(&mut self) -> &mut Frontend {
+        &mut self.front
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("peer", &self.peer).field("pairs", &self.pairs.len()).finish_non_exhaustive()
+    }
+}
+
+fn ring_config(config: &SessionConfig, device_writes: bool) -> RingConfig {
+    let buffer_len = if device_writes { config.rx_buffer } else { (NET_HEADER + MAX_FRAME) as u32 };
+    let stride = (BUFFER_OFFSET + buffer_len as usize).next_multiple_of(64);
+    // A stride that is a power of two would put all packets into the same sets of a cache.
+    let stride = if stride.is_power_of_two() { stride + 64 } else { stride };
+    let indirect_split = (config.indirect && !device_writes).then_some(NET_HEADER as u32);
+    let (size, event_idx) = (config.queue_size, config.event_idx);
+    RingConfig { size, event_idx, device_writes, buffer_len, stride, offset: BUFFER_OFFSET, indirect_split }
+}
+
+fn start_queue(front: &mut Frontend, index: usize, queue: &Queue) -> Result<()> {
+    let size = queue.ring.config().size;
+    let [desc, avail, used] = queue.ring.parts().map(View::user_address);
+    front.set_vring_num(index, size)?;
+    front.set_vring_addr(
+        index,
+        &VringConfigData {
+            queue_max_size: size,
+            queue_size: size,
+            flags: 0,
+            desc_table_addr: desc,
+            used_ring_addr: used,
+            avail_ring_addr: avail,
+            log_addr: None,
+        },
+    )?;
+    front.set_vring_base(index, 0)?;
+    front.set_vring_call(index, &queue.call)?;
+    front.set_vring_err(index, &queue.err)?;
+    Ok(front.set_vring_kick(index, &queue.kick)?)
+}
+
+/// Connects to a device that listens, or soon will.
+fn connect(config: &SessionConfig) -> Result<UnixStream> {
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(&config.socket) {
+            Ok(stream) => return Ok(stream),
+            Err(e) if start.elapsed() > PATIENCE => {
+                return Err(e).with_context(|| format!("cannot connect to {}", config.socket.display()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Listens until a device has connected; the socket is gone afterwards.
+fn accept(config: &SessionConfig) -> Result<UnixStream> {
+    let path = &config.socket;
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+    let came = poll(&mut fds, Some(&Timespec::try_from(PATIENCE)?));
+    fs::remove_file(path)?;
+    match came? {
+        0 => bail!("nobody connected to {}", path.display()),
+        _ => Ok(listener.accept()?.0),
+    }
+}
