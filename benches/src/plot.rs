@@ -12,13 +12,13 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::report::{Better, Comparison, Report};
 use crate::stats::{Summary, ratios};
 
-const OURS: RGBColor = RGBColor(0, 90, 181);
-const THEIRS: RGBColor = RGBColor(220, 90, 30);
-const GRAY: RGBColor = RGBColor(110, 110, 110);
+pub(crate) const OURS: RGBColor = RGBColor(0, 90, 181);
+pub(crate) const THEIRS: RGBColor = RGBColor(220, 90, 30);
+pub(crate) const GRAY: RGBColor = RGBColor(110, 110, 110);
 const PANEL: (u32, u32) = (560, 300);
 const HEAD: u32 = 84;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Writes an SVG file: two panels a row, runs from left to right, values from zero upwards.
 pub fn runs(report: &Report, path: &Path) -> Result<()> {
@@ -96,8 +96,10 @@ fn draw_panel(comparison: &Comparison, area: &Area) -> Result<(), Box<dyn std::e
 }
 
 /// A value on an axis: `12 k` for twelve thousand.
-fn amount(value: f64) -> String {
-    if value >= 10_000.0 {
+pub(crate) fn amount(value: f64) -> String {
+    if value >= 1e6 {
+        format!("{:.1} M", value / 1e6)
+    } else if value >= 10_000.0 {
         format!("{:.0} k", value / 1000.0)
     } else if value >= 10.0 || value == 0.0 {
         format!("{value:.0}")
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn amounts_are_short() {
-        assert_eq!([0.0, 0.5, 1500.0, 84_000.0].map(amount), ["0", "0.5", "1500", "84 k"]);
+        assert_eq!([0.0, 0.5, 1500.0, 84_000.0, 2.5e6].map(amount), ["0", "0.5", "1500", "84 k", "2.5 M"]);
     }
 
     #[test]

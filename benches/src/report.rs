@@ -134,13 +134,18 @@ impl Report {
 
     /// Writes `NAME.txt`, `NAME.json` and `NAME.svg` into a directory, which is made if need be.
     pub fn save(&self, dir: &Path, name: &str) -> Result<()> {
+        self.save_text(dir, name)?;
+        crate::plot::runs(self, &dir.join(format!("{name}.svg")))
+    }
+
+    /// Writes `NAME.txt` and `NAME.json` alone.
+    pub fn save_text(&self, dir: &Path, name: &str) -> Result<()> {
         let write = || {
             fs::create_dir_all(dir)?;
             fs::write(dir.join(format!("{name}.txt")), self.table())?;
             fs::write(dir.join(format!("{name}.json")), format!("{:#}\n", self.json()))
         };
-        write().with_context(|| format!("cannot write into {}", dir.display()))?;
-        crate::plot::runs(self, &dir.join(format!("{name}.svg")))
+        write().with_context(|| format!("cannot write into {}", dir.display()))
     }
 }
 

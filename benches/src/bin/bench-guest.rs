@@ -3,13 +3,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use benches::iperf::{self, Way};
+use benches::machine;
 use benches::report::{Better, Report};
 use benches::rig::{HOST, Peer, Rig};
 use benches::supervise::supervised;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn bench(options: &Options) -> Result<()> {
     let output = match &options.output {
         Some(path) => path.clone(),
-        None => benches::target_dir()?.join("bench-guest"),
+        None => machine::target_dir()?.join("bench-guest"),
     };
     // A guest of this program must not disturb another's measurement.
     let slots = Slots::take(SLOTS);
@@ -64,7 +64,7 @@ fn bench(options: &Options) -> Result<()> {
             rig.explained(measure(&rig, subject, options, &mut report))?;
         }
     }
-    report.conditions.push(("load average at the end".into(), benches::load()?));
+    report.conditions.push(("load average at the end".into(), machine::load()?));
     report.save(&output, "bench-guest")?;
     println!("\n{}", report.table());
     println!("every value: {}", output.join("bench-guest.json").display());
@@ -104,20 +104,12 @@ fn measure(rig: &Rig, subject: usize, options: &Options, report: &mut Report) ->
 }
 
 fn conditions(options: &Options) -> Result<Vec<(String, String)>> {
-    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("no {path}"));
-    let cpuinfo = read("/proc/cpuinfo")?;
-    let field = |name: &str| cpuinfo.lines().find_map(|line| line.strip_prefix(name)?.split_once(": "));
-    let model = field("model name").map_or("unknown processor", |(_, model)| model);
-    let cpus = std::thread::available_parallelism()?;
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let congestion_control = machine::read("/proc/sys/net/ipv4/tcp_congestion_control")?;
     let list = [
-        ("machine", format!("{cpus} x {model}, Linux {kernel}")),
         ("guest", "1 vCPU, 512 MiB, one queue pair".into()),
         ("runs", format!("{} in turn on each, {} s a measurement", options.pairs, options.seconds)),
-        ("congestion control of the host", read("/proc/sys/net/ipv4/tcp_congestion_control")?.trim().into()),
-        ("unix time", now.to_string()),
-        ("load average at the start", benches::load()?),
+        ("congestion control of the host", congestion_control.trim().into()),
     ];
-    Ok(list.map(|(name, value): (&str, String)| (name.into(), value)).into())
+    let own = list.map(|(name, value): (&str, String)| (name.into(), value));
+    Ok(machine::conditions()?.into_iter().chain(own).collect())
 }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use benches::machine;
 use benches::report::{Better, Report};
 use benches::supervise::supervised;
 use clap::Parser;
@@ -56,12 +57,12 @@ fn main() -> ExitCode {
 fn bench(options: &Options) -> Result<()> {
     let output = match &options.output {
         Some(path) => path.clone(),
-        None => benches::target_dir()?.join(NAME),
+        None => machine::target_dir()?.join(NAME),
     };
     let mut report = Report {
         title: "virtio-user, 64-byte packets into a TAP".into(),
         subjects: ["vnicd".into(), "net_vhost to net_tap".into()],
-        conditions: vec![("load average at the start".into(), benches::load()?)],
+        conditions: machine::conditions()?,
         ..Report::default()
     };
     let start = Instant::now();
@@ -77,7 +78,7 @@ fn bench(options: &Options) -> Result<()> {
             report.add(subject, "64-byte packets into a TAP", "Mpps", Better::Higher, mpps);
         }
     }
-    report.conditions.push(("load average at the end".into(), benches::load()?));
+    report.conditions.push(("load average at the end".into(), machine::load()?));
     report.save(&output, NAME)?;
     println!("\n{}", report.table());
     Ok(())
