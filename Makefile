@@ -3,7 +3,7 @@
 PAIRS ?= 5
 VIRTIO_USER_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest bench-virtio-user check clean
+.PHONY: all demo test bench-guest bench-virtio-user bench-loadgen check clean
 
 all:
 	cargo build --release -p vnicd
@@ -23,6 +23,10 @@ bench-guest:
 # The same for packets of a virtio-user port into a TAP, beside testpmd's net_vhost and net_tap.
 bench-virtio-user:
 	@scripts/bench virtio-user --pairs $(VIRTIO_USER_PAIRS)
+
+# The daemon's test uplinks under a load generator: latency by rate, in target/bench-loadgen. Takes 1 minute.
+bench-loadgen:
+	@scripts/bench loadgen
 
 # What is checked before a change is taken: format, lints, documentation, tests.
 check:
