@@ -20,7 +20,9 @@ pub(super) enum Refusal {
     Running { id: QueueId },
     #[error("ring {id} was started before its size and addresses were set")]
     NotSetUp { id: QueueId },
-    #[error("ring {id} lies at {address:#x} of the front end, which is not in the memory that it shares")]
+    #[error(
+        "ring {id} lies at {address:#x} of the front end, which is not in the memory that it shares: is the guest's memory shared (share=on)?"
+    )]
     NotShared { id: QueueId, address: u64 },
     #[error("features {} were acknowledged but not offered", FeatureNames(*.0))]
     NotOffered(u64),
