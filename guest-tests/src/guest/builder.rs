@@ -155,6 +155,14 @@ impl<'a> GuestBuilder<'a> {
             Ok(link) => link,
             Err(error) => bail!("{error:#}\n{}", qemu.tail()),
         };
-        Ok(Guest { qemu, link, qmp: Mutex::default(), boot_timeout: self.boot_timeout, accel, dir, _slot: slot })
+        Ok(Guest {
+            qemu,
+            link,
+            qmp: Mutex::default(),
+            boot_timeout: self.boot_timeout,
+            accel,
+            dir,
+            slot: Mutex::new(slot),
+        })
     }
 }

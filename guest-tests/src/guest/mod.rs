@@ -37,7 +37,7 @@ pub struct Guest {
     boot_timeout: Duration,
     accel: Accel,
     dir: TempDir,
-    _slot: Option<Slots>,
+    slot: Mutex<Option<Slots>>,
 }
 
 /// A shell line that runs in a guest; it is killed when this value is dropped.
@@ -117,12 +117,22 @@ impl Guest {
     /// Ends QEMU in order, as a host does that shuts a machine down the hard way.
     pub fn quit(&self) -> Result<()> {
         self.qmp(json!({ "execute": "quit" }))?;
-        self.qemu.wait(Duration::from_secs(10)).map(drop)
+        self.qemu.wait(Duration::from_secs(10))?;
+        self.leave_room();
+        Ok(())
     }
 
     /// SIGKILL for QEMU.
     pub fn kill(&self) -> Result<()> {
-        self.qemu.kill().map(drop)
+        self.qemu.kill()?;
+        self.leave_room();
+        Ok(())
+    }
+
+    /// A guest that has ended makes room for another at once: two tests that boot a second guest while the first one's
+    /// value lives would wait for each other.
+    fn leave_room(&self) {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// How often the guest has booted.
