@@ -18,6 +18,8 @@ pub enum Qemu {
 pub enum Kernel {
     /// Debian 12's own cloud kernel, 6.1.
     Stock,
+    /// That of Debian 12's backports, 6.12; the one whose driver leaves UDP segmentation to the device.
+    Backports,
 }
 
 impl Qemu {
@@ -38,6 +40,7 @@ impl Kernel {
     pub(crate) fn dir(self) -> Result<PathBuf> {
         match self {
             Self::Stock => set_up("kernel"),
+            Self::Backports => set_up("kernel-backports"),
         }
     }
 
@@ -45,6 +48,7 @@ impl Kernel {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stock => "stock",
+            Self::Backports => "backports",
         }
     }
 }
