@@ -59,12 +59,19 @@ pub struct Datagrams {
 /// Sends datagrams to `address`, which must be one of `to`'s, and returns what came. Loss is for the caller to judge;
 /// a corrupt or repeated datagram is an error, and so is a different hash when all came.
 pub fn udp(from: Side, to: Side, address: &str, datagrams: Datagrams) -> Result<UdpReport> {
+    udp_in_batches(from, to, address, datagrams, 1)
+}
+
+/// The same, and the sender hands its kernel `batch` datagrams at a time, in one buffer that is yet to be cut
+/// (UDP_SEGMENT); 64 KiB at most.
+pub fn udp_in_batches(from: Side, to: Side, address: &str, datagrams: Datagrams, batch: usize) -> Result<UdpReport> {
     let Fresh { port, seed } = Fresh::new();
     let Datagrams { count, size, pps } = datagrams;
-    let pps = pps.map(|pps| pps.to_string()).unwrap_or_default();
+    let pps = pps.unwrap_or(u64::MAX);
     let receiver = to.start(&format!("udp-recv {port} {count} {IDLE_MS}"))?;
     receiver.wait_ready()?;
-    let sent: UdpReport = from.start(&format!("udp-send {address} {port} {count} {size} {seed} {pps}"))?.report()?;
+    let sent: UdpReport =
+        from.start(&format!("udp-send {address} {port} {count} {size} {seed} {pps} {batch}"))?.report()?;
     let came: UdpReport = receiver.report()?;
     if came.corrupt != 0 || came.duplicates != 0 || (came.count == sent.count && came.sha256 != sent.sha256) {
         bail!("datagrams differ: sent {sent:?}, received {came:?}");

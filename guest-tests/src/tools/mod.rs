@@ -5,7 +5,7 @@
 //! | `tcp-recv PORT` | `ready`, then a [`TcpReport`] of what one connection brought |
 //! | `tcp-send ADDR PORT BYTES SEED` | a [`TcpReport`] of what was sent |
 //! | `udp-recv PORT COUNT IDLE_MS` | `ready`, then a [`UdpReport`]: after COUNT datagrams, or when none came for IDLE_MS |
-//! | `udp-send ADDR PORT COUNT SIZE SEED [PPS]` | a [`UdpReport`] of what was sent |
+//! | `udp-send ADDR PORT COUNT SIZE SEED [PPS [BATCH]]` | a [`UdpReport`] of what was sent, BATCH datagrams a call |
 //!
 //! A report is one line of JSON. In a guest the program is `tool`; on the host it is `guest-agent tool`.
 
@@ -63,7 +63,8 @@ pub fn run(args: &[String]) -> Result<()> {
             let to = (arg(1, "ADDR")?, number(arg(2, "PORT")?)?);
             let [count, size, seed] = [arg(3, "COUNT")?, arg(4, "SIZE")?, arg(5, "SEED")?];
             let pps = args.get(6).map(|pps| number(pps)).transpose()?;
-            print(&udp::send(to, number(count)?, number(size)?, number(seed)?, pps)?)
+            let batch = args.get(7).map_or(Ok(1), |batch| number(batch))?;
+            print(&udp::send(to, number(count)?, number(size)?, number(seed)?, pps, batch)?)
         }
         other => bail!("no tool is called {other}"),
     }

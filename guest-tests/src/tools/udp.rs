@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size};
 
 use super::payload::{Hash, Payload, checksum};
@@ -69,7 +70,15 @@ fn write(sequence: u64, payload: &mut Payload, datagram: &mut [u8]) {
     datagram[8..HEADER].copy_from_slice(&sum.to_le_bytes());
 }
 
-pub(super) fn send(to: (&str, u16), count: u64, size: usize, seed: u64, pps: Option<u64>) -> Result<UdpReport> {
+/// Sends `count` datagrams, `batch` of them in one call: the kernel, or the device, cuts them apart (UDP_SEGMENT).
+pub(super) fn send(
+    to: (&str, u16),
+    count: u64,
+    size: usize,
+    seed: u64,
+    pps: Option<u64>,
+    batch: usize,
+) -> Result<UdpReport> {
     if !(HEADER..=65507).contains(&size) {
         bail!("a datagram of {size} bytes: {HEADER} to 65507 are possible");
     }
@@ -77,21 +86,30 @@ pub(super) fn send(to: (&str, u16), count: u64, size: usize, seed: u64, pps: Opt
     let socket = UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" })?;
     socket.connect(to)?;
     set_socket_send_buffer_size(&socket, 1 << 20)?;
-    let (mut payload, mut hash, mut datagram) = (Payload::new(seed), Hash::default(), vec![0; size]);
+    if batch > 1 {
+        setsockopt(&socket, UdpGsoSegment, &i32::try_from(size)?).context("no UDP_SEGMENT")?;
+    }
+    let (mut payload, mut hash) = (Payload::new(seed), Hash::default());
+    let mut burst = vec![0; size * batch.max(1)];
     let start = Instant::now();
-    for sequence in 0..count {
-        write(sequence, &mut payload, &mut datagram);
-        hash.add(&datagram);
+    for first in (0..count).step_by(batch.max(1)) {
+        let sequences = first..count.min(first + batch.max(1) as u64);
+        let length = sequences.clone().count() * size;
+        let burst = &mut burst[..length];
+        for (sequence, datagram) in sequences.zip(burst.chunks_mut(size)) {
+            write(sequence, &mut payload, datagram);
+            hash.add(datagram);
+        }
         if let Some(pps) = pps {
-            let due = Duration::from_secs_f64(sequence as f64 / pps.max(1) as f64);
+            let due = Duration::from_secs_f64(first as f64 / pps.max(1) as f64);
             // Late by less than a timer's grain is in time: sleep only when well ahead.
             if let Some(ahead) = due.checked_sub(start.elapsed()).filter(|ahead| *ahead > Duration::from_millis(1)) {
                 thread::sleep(ahead);
             }
         }
-        let sent = socket.send(&datagram).with_context(|| format!("datagram {sequence} was not sent"))?;
-        if sent != size {
-            bail!("datagram {sequence} was cut to {sent} bytes");
+        let sent = socket.send(burst).with_context(|| format!("datagram {first} was not sent"))?;
+        if sent != length {
+            bail!("datagram {first} was cut to {sent} bytes");
         }
     }
     Ok(UdpReport { count, corrupt: 0, duplicates: 0, sha256: hash.hex() })
