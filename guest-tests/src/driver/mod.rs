@@ -13,10 +13,11 @@ pub use nic::{Posting, ScriptedNic};
 pub use queue::{Desc, Queue, QueueLayout, is_signalled};
 
 use std::fs::File;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, memfd_create};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Where the shared memory starts for the driver ("guest physical").
 pub const GUEST_BASE: u64 = 0x1_0000;
@@ -43,6 +44,23 @@ impl SharedMemory {
         let offset = FileOffset::new(file.try_clone()?, 0);
         let map = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(GUEST_BASE), size as usize, Some(offset))])?;
         Ok(Self { file, map, size, next: GUEST_BASE })
+    }
+
+    /// Maps `size` bytes more at the guest address `at`, of a file of their own, for the driver; what the device learns
+    /// of them is up to the front end.
+    pub fn plug(&mut self, at: u64, size: u64) -> Result<File> {
+        let file = File::from(memfd_create("plugged", MemfdFlags::CLOEXEC)?);
+        file.set_len(size)?;
+        let mapping = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), size as usize)?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(at)).context("the address wraps around")?;
+        self.map = self.map.insert_region(Arc::new(region))?;
+        Ok(file)
+    }
+
+    /// Takes these bytes away from the driver.
+    pub fn unplug(&mut self, at: u64, size: u64) -> Result<()> {
+        self.map = self.map.remove_region(GuestAddress(at), size)?.0;
+        Ok(())
     }
 
     /// The guest address of `len` fresh bytes, aligned to a page.

@@ -103,14 +103,16 @@ impl ScriptedNic {
 
     /// Sends a frame in `pieces` behind a header, and waits until the device has used it.
     pub fn send_raw(&mut self, header: &[u8], frame: &[u8], pieces: usize) -> Result<()> {
+        self.send_from(self.tx_buffer, header, frame, pieces)
+    }
+
+    /// The same from a place in memory of the caller's.
+    pub fn send_from(&mut self, at: u64, header: &[u8], frame: &[u8], pieces: usize) -> Result<()> {
         let bytes: Vec<u8> = [header, frame].concat();
-        self.client.memory.map.write_slice(&bytes, GuestAddress(self.tx_buffer))?;
+        self.client.memory.map.write_slice(&bytes, GuestAddress(at))?;
         let piece = bytes.len().div_ceil(pieces.max(1));
-        let buffers: Vec<_> = bytes
-            .chunks(piece)
-            .enumerate()
-            .map(|(i, chunk)| (self.tx_buffer + (i * piece) as u64, chunk.len() as u32))
-            .collect();
+        let buffers: Vec<_> =
+            bytes.chunks(piece).enumerate().map(|(i, chunk)| (at + (i * piece) as u64, chunk.len() as u32)).collect();
         let head = self.tx.add(&buffers, false).context("the transmit ring is full")?;
         self.tx.kick()?;
         match self.tx.wait_used(PATIENCE)? {
@@ -136,6 +138,11 @@ impl ScriptedNic {
         Ok(())
     }
 
+    /// The host's socket.
+    pub fn host(&self) -> &UdpSocket {
+        &self.host
+    }
+
     /// Has the host send a datagram to the guest.
     pub fn host_sends(&self, payload: &[u8]) -> Result<()> {
         self.host.send_to(payload, (std::net::Ipv4Addr::from(GUEST), 9000))?;
@@ -153,6 +160,11 @@ impl ScriptedNic {
     }
 
     fn take_buffer(&mut self) -> Result<Vec<u8>> {
+        self.take_posted().map(|(bytes, _)| bytes)
+    }
+
+    /// The next buffer that the device used: what is in it, and where and how long it is.
+    fn take_posted(&mut self) -> Result<(Vec<u8>, (u64, u32))> {
         let (head, len) = self.rx.wait_used(PATIENCE)?;
         let (at, room) = self.posted.remove(&head).context("the device used a buffer that was not posted")?;
         if len > room {
@@ -160,7 +172,17 @@ impl ScriptedNic {
         }
         let mut bytes = vec![0; len as usize];
         self.client.memory.map.read_slice(&mut bytes, GuestAddress(at))?;
-        Ok(bytes)
+        Ok((bytes, (at, room)))
+    }
+
+    /// Waits for a datagram at the guest, compares it, and posts its buffer again unless `keep` says otherwise.
+    pub fn expect_and_post(&mut self, payload: &[u8], keep: impl Fn(u64) -> bool) -> Result<()> {
+        let (bytes, (at, room)) = self.take_posted()?;
+        match bytes.get(self.header_len..).and_then(frames::udp_payload) {
+            Some((9000, got)) if got == payload => {}
+            other => bail!("the guest got another frame: {:?} bytes of payload", other.map(|(_, p)| p.len())),
+        }
+        if keep(at) { Ok(()) } else { self.post(at, room) }
     }
 
     /// Has the host send a datagram and checks that it comes to the guest as it was: over how many buffers.
