@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::assets;
@@ -19,6 +20,8 @@ use crate::usage::{Spent, Usage};
 
 /// How long the daemon may take until it listens.
 const START: Duration = Duration::from_secs(10);
+/// Name of the control socket in the daemon's directory.
+const CONTROL: &str = "control";
 
 /// How to start a daemon; see [`Vnicd::builder`].
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub struct VnicdBuilder<'a> {
     uplink: Option<String>,
     socket: Option<PathBuf>,
     client: bool,
+    control: bool,
     user: Option<u32>,
     fds: Vec<(OwnedFd, RawFd)>,
     lifetime: Duration,
@@ -52,6 +56,7 @@ impl Vnicd {
             uplink: Some("tap=tap0".into()),
             socket: None,
             client: false,
+            control: false,
             user: None,
             fds: Vec::new(),
             lifetime: LIFETIME,
@@ -81,6 +86,21 @@ impl Vnicd {
     /// All that it printed so far, in order.
     pub fn log(&self) -> Vec<String> {
         self.process.lines().all()
+    }
+
+    /// What `vnicctl status --json` shows, for a daemon with a control socket ([`VnicdBuilder::control`]).
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(binary()?.with_file_name("vnicctl"));
+        command.arg("--control").arg(self.dir.path().join(CONTROL)).args(["status", "--json"]);
+        let printed = Process::spawn(command)?.wait_output(START)?.ok("vnicctl status")?;
+        Ok(serde_json::from_str(&printed)?)
+    }
+
+    /// A counter of each queue pair of the only device.
+    pub fn counters(&self, name: &str) -> Result<Vec<u64>> {
+        let status = self.status()?;
+        let pairs = status["devices"][0]["pairs"].as_array().context("no device")?;
+        pairs.iter().map(|pair| pair["counters"][name].as_u64().with_context(|| format!("no {name}"))).collect()
     }
 
     /// Waits until a line that contains `text` was printed.
@@ -154,6 +174,12 @@ impl VnicdBuilder<'_> {
         self
     }
 
+    /// Adds a control socket, for [`Vnicd::status`].
+    pub fn control(mut self) -> Self {
+        self.control = true;
+        self
+    }
+
     /// Leaves `fd` open in it, as descriptor `number`.
     pub fn pass_fd(mut self, fd: OwnedFd, number: RawFd) -> Self {
         self.fds.push((fd, number));
@@ -189,6 +215,9 @@ impl VnicdBuilder<'_> {
         }
         if self.client {
             command.arg("--client");
+        }
+        if self.control {
+            command.arg("--control").arg(dir.path().join(CONTROL));
         }
         // What says that the uplink is open, too, unless it is told not to.
         let silent = self.args.iter().any(|arg| arg == "--log");
