@@ -20,6 +20,7 @@ pub struct GuestBuilder<'a> {
     accel: Option<Accel>,
     memory_mib: u32,
     cpus: u16,
+    private_memory: bool,
     nics: Vec<Nic>,
     extra: Vec<String>,
     cmdline: String,
@@ -37,6 +38,7 @@ impl<'a> GuestBuilder<'a> {
             accel: None,
             memory_mib: 256,
             cpus: 1,
+            private_memory: false,
             nics: Vec::new(),
             extra: Vec::new(),
             cmdline: String::new(),
@@ -68,6 +70,12 @@ impl<'a> GuestBuilder<'a> {
     /// Its memory.
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Leaves its memory to QEMU alone, a mistake that a vhost-user back end cannot mend.
+    pub fn private_memory(mut self) -> Self {
+        self.private_memory = true;
         self
     }
 
@@ -144,6 +152,7 @@ impl<'a> GuestBuilder<'a> {
             accel,
             memory_mib: self.memory_mib,
             cpus: self.cpus,
+            shared_memory: !self.private_memory,
             nics: &self.nics,
             extra: &self.extra,
             cmdline: &self.cmdline,

@@ -3,6 +3,7 @@
 mod builder;
 mod initramfs;
 mod link;
+mod netboot;
 mod nic;
 mod qemu;
 mod qmp;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use builder::GuestBuilder;
+pub use netboot::netboot;
 pub use nic::Nic;
 pub use qemu::{Accel, accel};
 pub use slots::{SLOTS, Slots};

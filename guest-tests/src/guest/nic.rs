@@ -62,6 +62,15 @@ impl Nic {
         self
     }
 
+    /// Adds to the properties.
+    pub(crate) fn more_properties(mut self, properties: &str) -> Self {
+        if !self.properties.is_empty() {
+            self.properties.push(',');
+        }
+        self.properties += properties;
+        self
+    }
+
     /// Number of queue pairs. Linux uses as many of them as it has CPUs; `ethtool -L eth0 combined N` changes that.
     pub fn queue_pairs(mut self, pairs: u16) -> Self {
         self.queue_pairs = pairs;
@@ -99,9 +108,13 @@ impl Nic {
                 args.extend(["-netdev".into(), netdev + &queues]);
             }
         }
-        // No boot ROM: nothing boots from the network, and its scan costs time.
-        let mut device = format!("virtio-net-pci,netdev=n{index},mac={mac},romfile=");
-        let vectors = properties.split(',').any(|property| property.starts_with("vectors="));
+        let mut device = format!("virtio-net-pci,netdev=n{index},mac={mac}");
+        let says = |name: &str| properties.split(',').any(|property| property.starts_with(name));
+        if !says("romfile=") {
+            // No boot ROM: nothing boots from the network, and its scan costs time.
+            device += ",romfile=";
+        }
+        let vectors = says("vectors=");
         if self.crashes_with_msix(qemu, accel) && !vectors {
             device += ",vectors=0";
         } else if *queue_pairs > 1 && !vectors {

@@ -61,6 +61,30 @@ fn find_accel() -> Result<Accel> {
     Ok(if works { Accel::Kvm } else { Accel::Tcg })
 }
 
+/// vhost-user back ends map the guest's memory, so it must be shared.
+pub(crate) fn shared_memory(mib: u32) -> [String; 4] {
+    let object = format!("memory-backend-memfd,id=mem,size={mib}M,share=on");
+    ["-object".into(), object, "-numa".into(), "node,memdev=mem".into()]
+}
+
+/// QEMU's program, inside a namespace if one is given.
+pub(crate) fn program(qemu: Qemu, ns: Option<&NetNs>) -> Result<Command> {
+    let inside = |program: &Path| match ns {
+        Some(ns) => ns.command(program),
+        None => Command::new(program),
+    };
+    let Some(root) = qemu.unpacked()? else {
+        return Ok(inside(Path::new("qemu-system-x86_64")));
+    };
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let mut command = inside(&root.join("usr/bin/qemu-system-x86_64"));
+    command.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", libraries.join("qemu"));
+    for firmware in ["qemu", "seabios"] {
+        command.arg("-L").arg(root.join("usr/share").join(firmware));
+    }
+    Ok(command)
+}
+
 /// All that makes up a command line.
 pub(crate) struct Machine<'a> {
     pub(crate) qemu: Qemu,
@@ -69,6 +93,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) accel: Accel,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u16,
+    pub(crate) shared_memory: bool,
     pub(crate) nics: &'a [Nic],
     pub(crate) extra: &'a [String],
     pub(crate) cmdline: &'a str,
@@ -80,7 +105,7 @@ pub(crate) struct Machine<'a> {
 impl Machine<'_> {
     /// The command: console on standard output, agent and monitor on sockets in `dir`.
     pub(crate) fn command(&self) -> Result<Command> {
-        let mut command = self.program()?;
+        let mut command = program(self.qemu, self.ns)?;
         let memory = self.memory_mib;
         let accel = match self.accel {
             Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
@@ -88,9 +113,9 @@ impl Machine<'_> {
         };
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc"]).args(accel);
         command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{memory}M"));
-        // vhost-user back ends map the guest's memory, so it must be shared.
-        command.arg("-object").arg(format!("memory-backend-memfd,id=mem,size={memory}M,share=on"));
-        command.args(["-numa", "node,memdev=mem"]);
+        if self.shared_memory {
+            command.args(shared_memory(memory));
+        }
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.arg("-chardev").arg(self.socket("agent")).args(["-serial", "chardev:agent"]);
         command.arg("-chardev").arg(self.socket("qmp")).args(["-mon", "chardev=qmp,mode=control"]);
@@ -108,23 +133,6 @@ impl Machine<'_> {
 
     fn socket(&self, name: &str) -> String {
         format!("socket,id={name},path={},server=on,wait=off", self.dir.join(name).display())
-    }
-
-    fn program(&self) -> Result<Command> {
-        let inside = |program: &Path| match self.ns {
-            Some(ns) => ns.command(program),
-            None => Command::new(program),
-        };
-        let Some(root) = self.qemu.unpacked()? else {
-            return Ok(inside(Path::new("qemu-system-x86_64")));
-        };
-        let libraries = root.join("usr/lib/x86_64-linux-gnu");
-        let mut command = inside(&root.join("usr/bin/qemu-system-x86_64"));
-        command.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", libraries.join("qemu"));
-        for firmware in ["qemu", "seabios"] {
-            command.arg("-L").arg(root.join("usr/share").join(firmware));
-        }
-        Ok(command)
     }
 
     fn vmlinuz(&self) -> Result<PathBuf> {
