@@ -4,6 +4,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use vhost::vhost_user::Error;
 
@@ -12,18 +13,26 @@ use super::refusal::chain;
 use super::session::Session;
 use crate::nic::Nic;
 
+/// How long a front end that made a mistake is kept from making it again: some connect anew at once, for ever, and each
+/// time is a line in the log.
+const MISTAKE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
 /// and the connection is closed.
 pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>) {
     let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
     let result = adapter::serve(stream, &session);
     session.lock().unwrap_or_else(PoisonError::into_inner).end();
-    // The front end learns of it at once, though others may still hold the socket.
-    let _ = stream.shutdown(Shutdown::Both);
     match result {
         Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
-        Err(e) => tracing::error!("front end gone, its connection ended: {}", chain(&e)),
+        Err(e) => {
+            tracing::error!("front end gone, its connection ended: {}", chain(&e));
+            // Its rings are stopped and its memory is let go; only the end of the connection waits.
+            std::thread::sleep(MISTAKE_PAUSE);
+        }
     }
+    // The front end learns of it now, though others may still hold the socket.
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Process number of the other end, 0 if unknown.
