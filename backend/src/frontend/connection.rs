@@ -26,9 +26,9 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>) {
     match result {
         Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
         Err(e) => {
-            tracing::error!("front end gone, its connection ended: {}", chain(&e));
             // Its rings are stopped and its memory is let go; only the end of the connection waits.
             std::thread::sleep(MISTAKE_PAUSE);
+            tracing::error!("front end gone, its connection ended: {}", chain(&e));
         }
     }
     // The front end learns of it now, though others may still hold the socket.
