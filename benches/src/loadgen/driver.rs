@@ -18,7 +18,7 @@ use super::session::{Queue, QueuePair};
 /// Most packets between two looks at the clock and the rings.
 const BATCH: u16 = 64;
 /// How long what is out may stay out without any progress, once nothing more is due.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A driver on its queues.
 #[derive(Debug)]
@@ -213,14 +213,18 @@ impl Driver {
         let patience = PATIENCE.as_nanos() as u64;
         let mut deadline = self.now() + patience;
         loop {
+            // The clock first: a look after the deadline decides, however long this thread had no CPU.
+            let now = self.now();
+            let moved = self.take_back()? | self.receive()?;
             let counts = self.found.counts;
             let back = self.config.way == Way::Tx || counts.received + counts.corrupt >= counts.sent;
-            let now = self.now();
-            if (back && self.pair.tx.ring.in_flight() == 0) || now >= deadline {
+            if back && self.pair.tx.ring.in_flight() == 0 {
                 return Ok(());
             }
-            if self.take_back()? | self.receive()? {
+            if moved {
                 deadline = now + patience;
+            } else if now >= deadline {
+                return Ok(());
             } else {
                 self.idle(deadline, true)?;
             }
