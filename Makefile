@@ -3,7 +3,7 @@
 PAIRS ?= 5
 VIRTIO_USER_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest bench-virtio-user bench-loadgen check clean
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-loadgen check clean
 
 all:
 	cargo build --release -p vnicd
@@ -19,6 +19,10 @@ test:
 # vnicd and QEMU's own TAP in turn in the same guest: table, JSON and plot in target/bench-guest.
 bench-guest:
 	@scripts/bench guest --pairs $(PAIRS)
+
+# Four queue pairs and one in turn, four streams each.
+bench-pairs:
+	@scripts/bench pairs --pairs $(PAIRS)
 
 # The same for packets of a virtio-user port into a TAP, beside testpmd's net_vhost and net_tap.
 bench-virtio-user:

@@ -40,10 +40,10 @@ impl Server {
     }
 }
 
-/// TCP throughput in Mbit/s as the receiver saw it.
-pub fn tcp_mbits(guest: &Guest, host: &str, way: Way, seconds: u64) -> Result<f64> {
+/// TCP throughput of so many streams together in Mbit/s as the receiver saw it.
+pub fn tcp_mbits(guest: &Guest, host: &str, way: Way, streams: u16, seconds: u64) -> Result<f64> {
     let reverse = if way == Way::HostToGuest { " --reverse" } else { "" };
-    let end = run(guest, &format!("iperf3 --client {host} --time {seconds}{reverse}"), seconds)?;
+    let end = run(guest, &format!("iperf3 --client {host} --time {seconds} --parallel {streams}{reverse}"), seconds)?;
     Ok(number(&end, "/sum_received/bits_per_second")? / 1e6)
 }
 

@@ -29,6 +29,20 @@ pub enum Peer {
     QemuTap,
 }
 
+/// How large the guest is.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Its processors.
+    pub cpus: u16,
+    /// The queue pairs of its network device.
+    pub pairs: u16,
+}
+
+impl Shape {
+    /// One of each.
+    pub const ONE: Self = Self { cpus: 1, pairs: 1 };
+}
+
 /// A guest with an address, and the TAP's end in a namespace of its own.
 #[derive(Debug)]
 pub struct Rig {
@@ -50,8 +64,8 @@ pub struct Idle {
 }
 
 impl Rig {
-    /// Boots the guest: QEMU 10, one CPU, 512 MiB, one queue pair, no IPv6 on either side.
-    pub fn boot(peer: Peer, slots: &Slots) -> Result<Self> {
+    /// Boots the guest: QEMU 10, 512 MiB, no IPv6 on either side.
+    pub fn boot(peer: Peer, shape: Shape, slots: &Slots) -> Result<Self> {
         let ns = NetNs::new()?;
         for key in ["all", "default"] {
             ns.sysctl(&format!("net.ipv6.conf.{key}.disable_ipv6"), "1")?;
@@ -63,13 +77,13 @@ impl Rig {
                 (Some(vnicd), nic)
             }
             Peer::QemuTap => {
-                ns.add_tap("tap0", 1)?;
+                ns.add_tap("tap0", shape.pairs)?;
                 (None, Nic::tap("tap0"))
             }
         };
         ns.sh(&format!("ip addr add {HOST}/24 dev tap0 && ip link set tap0 up"))?;
-        let guest = Guest::builder().qemu(Qemu::V10).memory_mib(512).cpus(1).cmdline("ipv6.disable=1").nic(nic);
-        let guest = guest.ns(&ns).in_slots(slots).lifetime(LIFETIME).boot();
+        let guest = Guest::builder().qemu(Qemu::V10).memory_mib(512).cpus(shape.cpus).cmdline("ipv6.disable=1");
+        let guest = guest.nic(nic.queue_pairs(shape.pairs)).ns(&ns).in_slots(slots).lifetime(LIFETIME).boot();
         let rig = Self { guest: guest.map_err(|error| with_log(error, vnicd.as_ref()))?, vnicd, ns };
         rig.explained(rig.address())?;
         Ok(rig)

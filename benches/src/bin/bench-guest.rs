@@ -11,7 +11,7 @@ use anyhow::Result;
 use benches::iperf::{self, Way};
 use benches::machine;
 use benches::report::{Better, Report};
-use benches::rig::{HOST, Peer, Rig};
+use benches::rig::{HOST, Peer, Rig, Shape};
 use benches::supervise::supervised;
 use clap::Parser;
 use guest_tests::Slots;
@@ -56,7 +56,7 @@ fn bench(options: &Options) -> Result<()> {
         for (subject, peer) in [Peer::Vnicd, Peer::QemuTap].into_iter().enumerate() {
             let name = &report.subjects[subject];
             println!("[{:>4.0} s] pair {pair} of {}: {name}", start.elapsed().as_secs_f64(), options.pairs);
-            let rig = Rig::boot(peer, &slots)?;
+            let rig = Rig::boot(peer, Shape::ONE, &slots)?;
             if report.title.is_empty() {
                 let guest = rig.describe()?;
                 report.title = format!("vnicd and QEMU's own TAP in the same guest ({guest})");
@@ -82,9 +82,9 @@ fn measure(rig: &Rig, subject: usize, options: &Options, report: &mut Report) ->
         report.add(subject, name, unit, better, value);
     };
 
-    let to_host = iperf::tcp_mbits(guest, HOST, Way::GuestToHost, seconds)?;
+    let to_host = iperf::tcp_mbits(guest, HOST, Way::GuestToHost, 1, seconds)?;
     tell("TCP guest to host", "Mbit/s", Better::Higher, to_host);
-    let to_guest = iperf::tcp_mbits(guest, HOST, Way::HostToGuest, seconds)?;
+    let to_guest = iperf::tcp_mbits(guest, HOST, Way::HostToGuest, 1, seconds)?;
     tell("TCP host to guest", "Mbit/s", Better::Higher, to_guest);
     let pps = iperf::udp_pps(guest, HOST, DATAGRAM, seconds)?;
     tell("UDP 64 bytes guest to host, received", "packets/s", Better::Higher, pps);
