@@ -55,6 +55,28 @@ impl<'a> GuestSlice<'a> {
 pub struct Buffers {
     table: Arc<MemoryTable>,
     slices: Vec<libc::iovec>,
+    /// The region that held the last buffer: the next one mostly lies there too.
+    hint: Hint,
+}
+
+/// A region of the table that a [`Buffers`] owns.
+#[derive(Clone, Copy, Debug)]
+struct Hint {
+    guest_address: u64,
+    len: u64,
+    ptr: *mut u8,
+}
+
+impl Hint {
+    const NONE: Self = Self { guest_address: 0, len: 0, ptr: std::ptr::null_mut() };
+
+    /// Where `len` bytes at `address` are mapped, if all of them lie in this region.
+    #[inline]
+    fn resolve(&self, address: u64, len: usize) -> Option<*mut u8> {
+        let offset = address.wrapping_sub(self.guest_address);
+        let left = self.len.checked_sub(offset)?;
+        (len as u64 <= left).then(|| self.ptr.wrapping_add(offset as usize))
+    }
 }
 
 // SAFETY: the iovecs point into mappings that `table` keeps; nothing here is bound to one thread.
@@ -64,7 +86,7 @@ impl Buffers {
     /// An empty list over the memory of `table`.
     #[must_use]
     pub fn new(table: Arc<MemoryTable>) -> Self {
-        Self { table, slices: Vec::new() }
+        Self { table, slices: Vec::new(), hint: Hint::NONE }
     }
 
     /// The memory that the slices lie in.
@@ -91,7 +113,21 @@ impl Buffers {
     /// # Errors
     /// When a part of the range is in no region. What was added before it stays: see [`Buffers::truncate`].
     #[inline]
-    pub fn push(&mut self, mut address: u64, mut len: usize) -> Result<(), MemoryError> {
+    pub fn push(&mut self, address: u64, len: usize) -> Result<(), MemoryError> {
+        if len > 0
+            && let Some(ptr) = self.hint.resolve(address, len)
+        {
+            self.slices.push(libc::iovec { iov_base: ptr.cast(), iov_len: len });
+            return Ok(());
+        }
+        self.push_by_table(address, len)
+    }
+
+    #[cold]
+    fn push_by_table(&mut self, mut address: u64, mut len: usize) -> Result<(), MemoryError> {
+        if let Some((guest_address, len, ptr)) = self.table.region_of(address) {
+            self.hint = Hint { guest_address, len, ptr };
+        }
         while len > 0 {
             let Some((ptr, got)) = self.table.resolve(address, len) else {
                 return Err(MemoryError::Unmapped { address, len: len as u64 });
@@ -156,6 +192,26 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], to: &mut [u8]) -> usize {
         }
     }
     done
+}
+
+/// Copies the first `N` bytes of `slices`, if the first slice holds them all.
+#[inline]
+#[must_use]
+pub fn read_array<const N: usize>(slices: &[GuestSlice<'_>]) -> Option<[u8; N]> {
+    let first = slices.first().filter(|slice| slice.len() >= N)?;
+    let mut bytes = [0; N];
+    // SAFETY: the slice is valid for its length (see `get`), which is N at least; private memory does not overlap it.
+    unsafe { std::ptr::copy_nonoverlapping(first.iovec.iov_base.cast::<u8>(), bytes.as_mut_ptr(), N) };
+    Some(bytes)
+}
+
+/// Copies `bytes` to the start of `slices`, if the first slice holds them all; says whether.
+#[inline]
+pub fn write_array<const N: usize>(bytes: &[u8; N], slices: &[GuestSlice<'_>]) -> bool {
+    let Some(first) = slices.first().filter(|slice| slice.len() >= N) else { return false };
+    // SAFETY: the slice is valid for its length (see `get`), which is N at least; private memory does not overlap it.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), first.iovec.iov_base.cast::<u8>(), N) };
+    true
 }
 
 /// Copies `from` to the start of `slices` until it is written or they end; says how many bytes.

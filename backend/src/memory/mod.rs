@@ -10,7 +10,7 @@ mod mapping;
 mod table;
 mod window;
 
-pub use buffers::{Buffers, GuestSlice, copy_from_guest, copy_to_guest, total_len};
+pub use buffers::{Buffers, GuestSlice, copy_from_guest, copy_to_guest, read_array, total_len, write_array};
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
 

@@ -127,6 +127,14 @@ impl MemoryTable {
         }
     }
 
+    /// The region that holds `guest_address`: its first guest address, its size and where it is mapped.
+    pub(super) fn region_of(&self, guest_address: u64) -> Option<(u64, u64, *mut u8)> {
+        let at = self.regions.partition_point(|r| r.info.guest_address <= guest_address).checked_sub(1)?;
+        let region = &self.regions[at];
+        (guest_address < region.guest_end())
+            .then(|| (region.info.guest_address, region.info.size, region.mapping.as_ptr()))
+    }
+
     /// Where `guest_address` is mapped, and how many of the `len` bytes from there lie in the same region.
     pub(super) fn resolve(&self, guest_address: u64, len: usize) -> Option<(*mut u8, usize)> {
         let at = self.regions.partition_point(|r| r.info.guest_address <= guest_address).checked_sub(1)?;

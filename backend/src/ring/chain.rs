@@ -46,7 +46,23 @@ impl Desc {
 }
 
 /// Walks the chain at `head` and adds its slices to `buffers`.
+#[inline]
 pub(super) fn walk(setup: &RingSetup, table: &Window, head: u16, buffers: &mut Buffers) -> Result<Chain, RingError> {
+    let start = buffers.len();
+    if head < setup.size {
+        let desc = Desc::read(table, head);
+        let direction = if setup.access == Access::Write { F_WRITE } else { 0 };
+        let len = desc.len as usize;
+        // Most chains: one descriptor. The rest, and whatever is wrong, is for the walk.
+        if desc.flags & (F_NEXT | F_INDIRECT | F_WRITE) == direction && len >= setup.min_chain_len.max(1) {
+            buffers.push(desc.address, len)?;
+            return Ok(Chain { head, slices: start..buffers.len(), len });
+        }
+    }
+    walk_slowly(setup, table, head, buffers)
+}
+
+fn walk_slowly(setup: &RingSetup, table: &Window, head: u16, buffers: &mut Buffers) -> Result<Chain, RingError> {
     let start = buffers.len();
     let mut walk = Walk { setup, head, buffers, left: setup.size, len: 0 };
     walk.table(table, head, setup.size, setup.indirect)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
-use crate::memory::copy_to_guest;
+use crate::memory::{copy_to_guest, write_array};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::RingError;
@@ -180,7 +180,10 @@ impl RxHalf {
             }
         }
         header.set_num_buffers(chains);
-        copy_to_guest(&header.0[..header_len], ring.slices(0, chains.into()));
+        let slices = ring.slices(0, chains.into());
+        if header_len != HEADER_LEN || !write_array(&header.0, slices) {
+            copy_to_guest(&header.0[..header_len], slices);
+        }
         let mut left = header_len + len;
         for _ in 0..chains {
             let filled = ring.taken().front().map_or(0, |chain| chain.len.min(left));

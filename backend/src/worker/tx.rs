@@ -5,7 +5,7 @@ use std::io;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS, QueueId};
-use crate::memory::{GuestSlice, copy_from_guest};
+use crate::memory::{GuestSlice, copy_from_guest, read_array};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::RingError;
@@ -99,7 +99,10 @@ impl TxHalf {
         let len = ring.taken().front().map_or(0, |chain| chain.len.saturating_sub(skip));
 
         let mut header = NetHeader::default();
-        copy_from_guest(slices, &mut header.0[..skip]);
+        match read_array(slices) {
+            Some(bytes) if skip == HEADER_LEN => header = NetHeader(bytes),
+            _ => _ = copy_from_guest(slices, &mut header.0[..skip]),
+        }
         Self::check_mac(&mut self.expected_mac, self.queue.id, slices, skip);
         let counters = &shared.counters;
         if discards {
