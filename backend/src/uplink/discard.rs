@@ -16,7 +16,7 @@ impl DiscardTx {
     pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
         self.bytes.resize(frame.skip + frame.len, 0);
         copy_from_guest(frame.slices, &mut self.bytes);
-        self.sum = self.bytes[frame.skip..].iter().fold(self.sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+        self.sum = self.sum.wrapping_add(sum(&self.bytes[frame.skip..]));
         Sent::Done
     }
 
@@ -25,6 +25,19 @@ impl DiscardTx {
     pub fn sum(&self) -> u64 {
         self.sum
     }
+}
+
+/// The sum of bytes, eight at a time: pairs of them are added up side by side in 16 bits, of which four make the sum.
+fn sum(bytes: &[u8]) -> u64 {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let pairs = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        (word & EVEN) + (word >> 8 & EVEN)
+    };
+    let words: u64 = words.iter().map(|word| pairs(word).wrapping_mul(ONES) >> 48).sum();
+    words + rest.iter().map(|byte| u64::from(*byte)).sum::<u64>()
 }
 
 impl Drop for DiscardTx {

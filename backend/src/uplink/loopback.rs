@@ -49,9 +49,13 @@ impl LoopbackTx {
             return Sent::Full;
         }
         let mut bytes = wire.spare.pop().unwrap_or_default();
-        bytes.resize(frame.skip + frame.len, 0);
-        copy_from_guest(frame.slices, &mut bytes);
-        bytes.drain(..frame.skip);
+        bytes.resize(frame.len, 0);
+        let (mut skip, mut done) = (frame.skip, 0);
+        for slice in frame.slices {
+            let rest = slice.skip(skip);
+            skip -= slice.len() - rest.len();
+            done += copy_from_guest(&[rest], &mut bytes[done..]);
+        }
         if bytes.len() < 2 * MAC_LEN {
             wire.spare.push(bytes);
             return Sent::Refused;
