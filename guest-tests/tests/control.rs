@@ -133,6 +133,26 @@ fn odd_clients_are_answered_or_dropped_and_others_served() -> Result<()> {
 }
 
 #[test]
+fn workers_stand_on_the_cpus_that_were_listed() -> Result<()> {
+    let allowed = |vnicd: &Vnicd| -> Result<String> {
+        let worker = vnicd.usage()?.threads.into_iter().find(|thread| thread.name == "nic0/0").context("no worker")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/task/{}/status", vnicd.pid(), worker.tid))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Ok(line.context("no such line")?.trim().to_owned())
+    };
+    let ns = NetNs::new()?;
+    let own = std::fs::read_to_string("/proc/self/status")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no such line")?.trim();
+    for (args, expected) in [(vec!["--cpus", "0"], "0"), (vec![], own)] {
+        let vnicd = Vnicd::builder(&ns).args(args).start()?;
+        let features = VERSION_1 | MRG_RXBUF | EVENT_IDX;
+        let _nic = ScriptedNic::start(&ns, &vnicd, features, 256, Posting { count: 4, len: 2048 })?;
+        ensure!(allowed(&vnicd)? == expected, "{} instead of {expected}", allowed(&vnicd)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_daemon_that_is_not_there_is_said_so() -> Result<()> {
     let rig = rig()?;
     ensure!(rig.vnicd.terminate()?.success());

@@ -118,7 +118,7 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
     pub queue_size: u16,
 
-    /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: those that vnicd may run on]
+    /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
 }

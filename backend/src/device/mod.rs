@@ -40,10 +40,6 @@ impl Device {
         // The socket first: whoever waits for it may connect while the uplink is opened.
         let entrance = Entrance::open(options)?;
         let uplink = uplinks::open(options)?;
-        let cpus = match &options.cpus {
-            Some(list) => list.0.clone(),
-            None => own_cpus()?,
-        };
         let nic = Arc::new(Nic::new(NicSetup {
             name: options.name,
             uplink: uplink.description,
@@ -54,7 +50,7 @@ impl Device {
             uplinks: uplink.queues,
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
-            cpus,
+            cpus: options.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
         }));
         Ok(Self { nic, entrance: Some(entrance) })
     }
@@ -75,13 +71,4 @@ impl Device {
         }
         Ok(())
     }
-}
-
-/// The CPUs that this process may run on, starting at another one in each process, so that many daemons spread.
-fn own_cpus() -> io::Result<Vec<usize>> {
-    let set = rustix::thread::sched_getaffinity(None)?;
-    let mut cpus: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
-    let turn = std::process::id() as usize % cpus.len().max(1);
-    cpus.rotate_left(turn);
-    Ok(cpus)
 }
