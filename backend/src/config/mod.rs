@@ -97,9 +97,14 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<SocketGroup>,
 
-    /// Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free number),
-    /// tap-fd=N[:N...], macvtap=IFNAME, or for tests discard and loopback
-    #[arg(long, value_name = "SPEC", default_value = "tap=vnic%d")]
+    /// Where packets go.
+    #[arg(
+        long,
+        value_name = "SPEC",
+        default_value = "tap=vnic%d",
+        help = "Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free \
+                number), tap-fd=N[:N...], macvtap=IFNAME, or for tests discard and loopback"
+    )]
     pub uplink: UplinkSpec,
 
     /// MAC address that a guest is told, where its front end asks vnicd for it
