@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+/// The TUN driver counts the Ethernet header against what IP allows.
+const MAX_TAP_MTU: u16 = 65_535 - 14;
+
 /// linux/sockios.h; not in the libc crate.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
 
@@ -87,10 +90,10 @@ impl Interfaces {
         self.call(libc::SIOCSIFFLAGS, request).map(drop)
     }
 
-    /// Sets the largest packet of the interface, in bytes of IP.
+    /// Sets the largest packet of the interface, in bytes of IP; the largest that a TAP takes, if that is smaller.
     pub(super) fn set_mtu(&self, name: &IfName, mtu: u16) -> io::Result<()> {
         let mut request = name.request();
-        request.ifr_ifru.ifru_mtu = mtu.into();
+        request.ifr_ifru.ifru_mtu = mtu.min(MAX_TAP_MTU).into();
         self.call(libc::SIOCSIFMTU, request).map(drop)
     }
 
