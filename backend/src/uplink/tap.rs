@@ -17,6 +17,9 @@ use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 /// Most pieces that the kernel takes in one call (IOV_MAX).
 const MAX_IOVECS: usize = 1024;
 
+/// Up to this size a frame is gathered, in bytes: copying it costs less than the kernel's look at a second piece.
+const SMALL_FRAME: usize = 256;
+
 /// Frames that a TAP queues at most, unless somebody made its queue longer (1000 by default).
 const MAX_QUEUED: usize = 16_384;
 
@@ -66,11 +69,18 @@ impl TapTx {
                 self.iovecs.push(rest.iovec());
             }
         }
-        if self.iovecs.len() > MAX_IOVECS {
+        if frame.len <= SMALL_FRAME || self.iovecs.len() > MAX_IOVECS {
             self.bounce.resize(frame.skip + frame.len, 0);
             copy_from_guest(frame.slices, &mut self.bounce);
-            self.iovecs.truncate(1);
-            self.iovecs.push(iovec_of(&self.bounce[frame.skip..]));
+            self.iovecs.clear();
+            match frame.skip.checked_sub(HEADER_LEN) {
+                // The judged header takes the place of the guest's, and both go out in one piece.
+                Some(at) => {
+                    self.bounce[at..frame.skip].copy_from_slice(&frame.header.0);
+                    self.iovecs.push(iovec_of(&self.bounce[at..]));
+                }
+                None => self.iovecs.extend([iovec_of(&frame.header.0), iovec_of(&self.bounce[frame.skip..])]),
+            }
         }
         // SAFETY: the iovecs point to `frame.header`, `self.bounce` and memory that `frame.slices` vouches for.
         unsafe { self.write() }
