@@ -9,7 +9,7 @@ use benches::loadgen::memory::{GUEST_BASE, Memory, View};
 use benches::loadgen::ring::{DeviceError, Ring, RingConfig, Used};
 use proptest::prelude::*;
 use vnicd_lib::memory::{MemoryTable, RegionInfo, copy_from_guest, copy_to_guest};
-use vnicd_lib::ring::{Access, RingSetup, SplitRing};
+use vnicd_lib::ring::{Access, RingSetup, SplitRing, Virtqueue};
 
 const SIZE: u16 = 16;
 const BUFFER: u32 = 200;
@@ -48,7 +48,18 @@ impl Pair {
         let table = MemoryTable::default().with_region(info, memory.file().try_clone().unwrap()).unwrap();
         let [desc, avail, used] = driver.parts().map(View::guest_address);
         let access = if device_writes { Access::Write } else { Access::Read };
-        let setup = RingSetup { size: SIZE, desc, avail, used, event_idx, indirect, access, min_chain_len: 12 };
+        let setup = RingSetup {
+            packed: false,
+            in_order: false,
+            size: SIZE,
+            desc,
+            avail,
+            used,
+            event_idx,
+            indirect,
+            access,
+            min_chain_len: 12,
+        };
         let mut device = SplitRing::new(&Arc::new(table), setup).unwrap();
         device.suppress_kicks();
         let (offered, held, done) = Default::default();
@@ -94,12 +105,12 @@ impl Pair {
         let taken = self.device.take_burst(burst, usize::MAX).unwrap();
         for n in before..taken {
             let (slot, len, mark) = self.offered.pop_front().expect("more was taken than offered");
-            let chain = &self.device.taken()[n];
-            assert_eq!((chain.head, chain.len), (slot, len as usize));
-            let slices = self.device.slices(n, 1);
+            let chain = &self.device.taken().chains()[n];
+            assert_eq!((chain.id, chain.len), (slot, len as usize));
+            let slices = self.device.taken().slices_of(n);
             assert_eq!(slices.len(), if self.driver.config().indirect_split.is_some() { 2 } else { 1 });
             let mut byte = [0];
-            copy_from_guest(slices, &mut byte);
+            copy_from_guest(slices, 0, &mut byte);
             assert!(self.device_writes || byte == [mark]);
             self.held.push_back(slot);
         }
@@ -107,7 +118,7 @@ impl Pair {
             let (slot, mark) = (self.held.pop_front().unwrap(), self.completed as u8);
             let len = if self.device_writes { 1 + u32::from(mark) % 100 } else { 0 };
             if self.device_writes {
-                copy_to_guest(&[mark], self.device.slices(0, 1));
+                copy_to_guest(&[mark], self.device.taken().slices_of(0), 0);
             }
             self.device.complete(len);
             self.done.push_back((slot, len, mark));

@@ -103,7 +103,8 @@ pub struct DeviceOptions {
         value_name = "SPEC",
         default_value = "tap=vnic%d",
         help = "Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free \
-                number), tap-fd=N[:N...], macvtap=IFNAME, or for tests discard and loopback"
+                number), tap-fd=N[:N...], macvtap=IFNAME, or for tests discard[,unread], generate[,len=BYTES] and \
+                loopback"
     )]
     pub uplink: UplinkSpec,
 

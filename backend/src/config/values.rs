@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::uplink;
+
 /// An uplink in words.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -25,10 +27,23 @@ pub enum UplinkSpec {
     /// A macvtap interface.
     Macvtap(String),
     /// Nowhere: for tests.
-    Discard,
+    Discard {
+        /// Whether packets are left unread.
+        unread: bool,
+    },
+    /// Frames of so many bytes without end, and nowhere: for tests.
+    Generate {
+        /// Bytes of each frame.
+        len: usize,
+    },
     /// Back to the guest: for tests.
     Loopback,
 }
+
+/// Bytes of a generated frame when nothing else is said.
+const GENERATED_LEN: usize = 64;
+/// Most bytes of a generated frame: what a guest takes that was told of no larger MTU than Ethernet can have.
+const MAX_GENERATED_LEN: usize = 9018;
 
 impl UplinkSpec {
     /// What it keeps others from using, in words.
@@ -38,7 +53,7 @@ impl UplinkSpec {
             Self::Tap { name, .. } => vec![format!("TAP '{name}'")],
             Self::TapFd(fds) => fds.iter().map(|fd| format!("TAP of file descriptor {fd}")).collect(),
             Self::Macvtap(name) => vec![format!("macvtap '{name}'")],
-            Self::Discard | Self::Loopback => vec![],
+            Self::Discard { .. } | Self::Generate { .. } | Self::Loopback => vec![],
         }
     }
 }
@@ -50,6 +65,11 @@ impl FromStr for UplinkSpec {
         let (head, options) = spec.split_once(',').map_or((spec, None), |(head, rest)| (head, Some(rest)));
         if let Some(name) = head.strip_prefix("tap=") {
             return tap(name, options);
+        }
+        match (head, options) {
+            ("discard", Some("unread")) => return Ok(Self::Discard { unread: true }),
+            ("generate", Some(option)) => return generate(option),
+            _ => {}
         }
         if let Some(option) = options {
             return Err(format!("'{option}': the uplink '{head}' has no options"));
@@ -65,10 +85,11 @@ impl FromStr for UplinkSpec {
                 }
             }
             Some(("macvtap", name)) if !name.is_empty() => Ok(Self::Macvtap(name.to_owned())),
-            None if head == "discard" => Ok(Self::Discard),
+            None if head == "discard" => Ok(Self::Discard { unread: false }),
+            None if head == "generate" => Ok(Self::Generate { len: GENERATED_LEN }),
             None if head == "loopback" => Ok(Self::Loopback),
             _ => Err(format!(
-                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, discard or loopback"
+                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, discard, generate or loopback"
             )),
         }
     }
@@ -95,6 +116,18 @@ fn tap(name: &str, options: Option<&str>) -> Result<UplinkSpec, String> {
         }
     }
     Ok(UplinkSpec::Tap { name: name.to_owned(), bridge, sndbuf, persist })
+}
+
+fn generate(option: &str) -> Result<UplinkSpec, String> {
+    match option.strip_prefix("len=").map(str::parse) {
+        Some(Ok(len)) if (uplink::MIN_GENERATED_LEN..=MAX_GENERATED_LEN).contains(&len) => {
+            Ok(UplinkSpec::Generate { len })
+        }
+        _ => Err(format!(
+            "'{option}' is no option of the uplink 'generate': use len=BYTES, {} to {MAX_GENERATED_LEN}",
+            uplink::MIN_GENERATED_LEN
+        )),
+    }
 }
 
 /// A list of CPUs.
@@ -205,7 +238,10 @@ mod tests {
         assert_eq!("tap=a,persist,sndbuf=65536".parse(), tap("a", None, Some(65_536), true));
         assert_eq!("tap-fd=3:4".parse(), Ok(UplinkSpec::TapFd(vec![3, 4])));
         assert_eq!("macvtap=m0".parse(), Ok(UplinkSpec::Macvtap("m0".into())));
-        assert_eq!("discard".parse(), Ok(UplinkSpec::Discard));
+        assert_eq!("discard".parse(), Ok(UplinkSpec::Discard { unread: false }));
+        assert_eq!("discard,unread".parse(), Ok(UplinkSpec::Discard { unread: true }));
+        assert_eq!("generate".parse(), Ok(UplinkSpec::Generate { len: 64 }));
+        assert_eq!("generate,len=1518".parse(), Ok(UplinkSpec::Generate { len: 1518 }));
         assert_eq!("loopback".parse(), Ok(UplinkSpec::Loopback));
         for bad in [
             "",
@@ -225,6 +261,10 @@ mod tests {
             "macvtap=",
             "macvtap=m,persist",
             "discard=1",
+            "discard,read",
+            "generate,len=41",
+            "generate,len=9019",
+            "generate,64",
             "loopback,x",
         ] {
             let error = bad.parse::<UplinkSpec>().unwrap_err();

@@ -34,22 +34,13 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         }
         UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?)?,
         UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?)?,
-        UplinkSpec::Discard => Uplink {
-            description: "discard".into(),
-            interface: None,
-            guest_mac: None,
-            existed: false,
-            queues: (0..pairs).map(|_| (Tx::Discard(uplink::DiscardTx::default()), Rx::Discard)).collect(),
-            offloads: Offloads::ALL,
-        },
-        UplinkSpec::Loopback => Uplink {
-            description: "loopback".into(),
-            interface: None,
-            guest_mac: None,
-            existed: false,
-            queues: (0..pairs).map(|_| uplink::loopback_pair()).collect(),
-            offloads: Offloads::ALL,
-        },
+        UplinkSpec::Discard { unread } => {
+            for_tests("discard", pairs, || (Tx::Discard(uplink::DiscardTx::new(!unread)), Rx::Discard))
+        }
+        UplinkSpec::Generate { len } => for_tests("generate", pairs, || {
+            (Tx::Discard(uplink::DiscardTx::new(false)), Rx::Generate(uplink::GenerateRx::new(*len)))
+        }),
+        UplinkSpec::Loopback => for_tests("loopback", pairs, uplink::loopback_pair),
     };
     let queues = uplink.queues.len();
     let how = if uplink.existed { "opened" } else { "made" };
@@ -62,6 +53,18 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         );
     }
     Ok(uplink)
+}
+
+/// An uplink without a network behind it.
+fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) -> Uplink {
+    Uplink {
+        description: description.into(),
+        interface: None,
+        guest_mac: None,
+        existed: false,
+        queues: std::iter::repeat_with(halves).take(pairs).collect(),
+        offloads: Offloads::ALL,
+    }
 }
 
 fn tap(kind: &str, tap: OpenedTap) -> Result<Uplink, Box<dyn Error>> {

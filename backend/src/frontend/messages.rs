@@ -14,7 +14,7 @@ use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::refusal::Refusal;
 use super::session::Session;
-use crate::memory::{MemoryTable, RegionInfo};
+use crate::memory::{DirtyLog, MemoryTable, RegionInfo};
 use crate::nic::{FeatureNames, read_config};
 use crate::worker::Message;
 
@@ -26,6 +26,7 @@ const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     .union(VhostUserProtocolFeatures::STATUS)
+    .union(VhostUserProtocolFeatures::LOG_SHMFD)
     .union(VhostUserProtocolFeatures::MTU)
     .union(VhostUserProtocolFeatures::RARP);
 
@@ -66,13 +67,17 @@ impl VhostUserBackendReqHandlerMut for Session {
         if unknown != 0 {
             return Err(Refusal::NotOffered(unknown).into());
         }
-        if self.features != Some(features) {
+        let before = self.features.replace(features).unwrap_or(0);
+        if before != features {
             tracing::info!("features: {}", FeatureNames(features));
-            self.features = Some(features);
             self.note();
             for (_, worker) in self.workers() {
                 worker.send(Message::Features(self.understood()));
             }
+        }
+        // Rings run on while a migration starts or is given up.
+        if (before ^ features) & VhostUserVirtioFeatures::LOG_ALL.bits() != 0 {
+            self.tell_logs()?;
         }
         // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
         if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
@@ -99,12 +104,14 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let max = self.nic.max_queue_size();
+        let packed = self.is_packed();
         let (_, id, ring) = self.ring(index)?;
         if ring.started {
             return Err(Refusal::Running { id }.into());
         }
         match u16::try_from(num) {
-            Ok(size) if size.is_power_of_two() && size <= max => ring.size = size,
+            Ok(size @ 1..) if (packed || size.is_power_of_two()) && size <= max => ring.size = size,
+            _ if packed => return Err(Refusal::PackedRingSize { id, size: num, max }.into()),
             _ => return Err(Refusal::RingSize { id, size: num, max }.into()),
         }
         Ok(())
@@ -113,13 +120,18 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
         let (at, id, ring) = self.ring(index)?;
+        let log_address = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG).then_some(log);
+        if std::mem::replace(&mut ring.log_address, log_address) != log_address {
+            self.tell_log(at)?;
+        }
+        let ring = &mut self.rings[at];
         let addresses = Some([descriptor, available, used]);
         if ring.addresses == addresses {
             return Ok(());
@@ -136,18 +148,18 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     /// A split ring that is quiet stands where its used index says, whatever the front end remembers: some remember
-    /// the driver's index, which would skip what was posted before the ring started. So the base does not move it.
-    /// It is kept for a GET_VRING_BASE of a ring that never started.
+    /// the driver's index, which would skip what was posted before the ring started. So the base moves only a packed
+    /// ring, whose memory does not tell. It is kept for a GET_VRING_BASE of a ring that never started, too.
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let (_, _, ring) = self.ring(index)?;
-        ring.base = base as u16;
+        ring.base = base;
         Ok(())
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let (at, ..) = self.ring(index)?;
         let base = self.stop_ring(at)?;
-        Ok(VhostUserVringState::new(index, base.into()))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
@@ -285,7 +297,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Refusal::Unsupported("GET_SHMEM_CONFIG").into())
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(Refusal::Unsupported("SET_LOG_BASE").into())
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size).map_err(Refusal::Memory)?;
+        tracing::info!("dirty log mapped");
+        Ok(self.set_log(log)?)
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Refusal {
     NoSuchRing { index: u32, rings: u16 },
     #[error("ring {id} cannot have {size} entries: a power of two up to {max} is possible")]
     RingSize { id: QueueId, size: u32, max: u16 },
+    #[error("packed ring {id} cannot have {size} entries: 1 to {max} are possible")]
+    PackedRingSize { id: QueueId, size: u32, max: u16 },
     #[error("ring {id} is running: it must be stopped before its size is changed")]
     Running { id: QueueId },
     #[error("ring {id} was started before its size and addresses were set")]

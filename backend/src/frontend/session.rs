@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use vhost::vhost_user::Result;
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::refusal::{Refusal, chain};
-use crate::memory::MemoryTable;
+use crate::memory::{DirtyLog, MemoryTable};
 use crate::nic::{FrontEnd, Nic, understood};
-use crate::ring::{Access, RingSetup};
-use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds};
+use crate::ring::{Access, RingLog, RingSetup};
+use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds, RingStart};
 
 /// A ring as the front end has described it so far.
 #[derive(Debug, Default)]
@@ -24,8 +25,10 @@ pub(super) struct Ring {
     pub(super) addresses: Option<[u64; 3]>,
     pub(super) started: bool,
     pub(super) enabled: bool,
+    /// Guest address under which what is written to its used ring is marked, if it is to be (`VHOST_VRING_F_LOG`).
+    pub(super) log_address: Option<u64>,
     /// Where it stands while it is not started.
-    pub(super) base: u16,
+    pub(super) base: u32,
     pub(super) fds: RingFds,
 }
 
@@ -45,6 +48,8 @@ pub(super) struct Session {
     /// Where it wants to be told of changes.
     channel: Option<Arc<UnixStream>>,
     pub(super) memory: Arc<MemoryTable>,
+    /// Where the front end wants written pages marked while it asks for it by a feature (`VHOST_F_LOG_ALL`).
+    log: Option<Arc<DirtyLog>>,
     pub(super) rings: Vec<Ring>,
 }
 
@@ -63,6 +68,7 @@ impl Session {
             mtu,
             channel: None,
             memory,
+            log: None,
             rings,
         };
         session.note();
@@ -99,6 +105,11 @@ impl Session {
     /// What the acknowledged features mean to packets.
     pub(super) fn understood(&self) -> Features {
         understood(self.features.unwrap_or(0), self.mtu)
+    }
+
+    /// Whether the driver chose packed rings.
+    pub(super) fn is_packed(&self) -> bool {
+        self.features.unwrap_or(0) & (1 << VIRTIO_F_RING_PACKED) != 0
     }
 
     /// Whether SET_FEATURES has come.
@@ -184,11 +195,13 @@ impl Session {
         };
         // The worker may still know those of the front end before.
         worker.send(Message::Features(self.understood()));
+        let log = self.ring_log(at);
         let ring = &mut self.rings[at];
         ring.started = true;
-        let (enabled, fds) = (ring.enabled, std::mem::take(&mut ring.fds));
+        let (enabled, base, fds) = (ring.enabled, ring.base, std::mem::take(&mut ring.fds));
         self.ask(id.pair, &worker, |answer| Message::RingEnable(id, enabled, answer))?;
-        self.ask(id.pair, &worker, |answer| Message::RingUp(id, setup, fds, answer))?;
+        let start = RingStart { setup, base, log };
+        self.ask(id.pair, &worker, |answer| Message::RingUp(id, start, fds, answer))?;
         self.note();
         Ok(())
     }
@@ -200,6 +213,8 @@ impl Session {
         let guest = |address| self.memory.guest_address(address).ok_or(Refusal::NotShared { id, address });
         let [desc, avail, used] = addresses;
         Ok(RingSetup {
+            packed: self.is_packed(),
+            in_order: features & (1 << VIRTIO_F_IN_ORDER) != 0,
             size: ring.size,
             desc: guest(desc)?,
             avail: guest(avail)?,
@@ -211,8 +226,35 @@ impl Session {
         })
     }
 
+    /// What a ring marks now: everything that it writes, if the front end asks for it and has said where.
+    fn ring_log(&self, at: usize) -> Option<RingLog> {
+        let asked = self.features.unwrap_or(0) & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        let pages = self.log.clone().filter(|_| asked)?;
+        Some(RingLog::new(pages, self.rings[at].log_address))
+    }
+
+    /// Replaces the log of dirty pages. The one before is unmapped here, when nobody uses it any more.
+    pub(super) fn set_log(&mut self, log: DirtyLog) -> std::result::Result<(), Refusal> {
+        let _old = self.log.replace(Arc::new(log));
+        self.tell_logs()
+    }
+
+    /// Has every started ring mark what it is to mark now.
+    pub(super) fn tell_logs(&self) -> std::result::Result<(), Refusal> {
+        (0..self.rings.len()).try_for_each(|at| self.tell_log(at))
+    }
+
+    /// The same for one ring. When this is done, all that was to be marked before is marked.
+    pub(super) fn tell_log(&self, at: usize) -> std::result::Result<(), Refusal> {
+        let id = self.id(at);
+        match self.worker_of(id).filter(|_| self.rings[at].started) {
+            Some(worker) => self.ask(id.pair, &worker, |answer| Message::Log(id, self.ring_log(at), answer)),
+            None => Ok(()),
+        }
+    }
+
     /// Stops a ring: where it stood. The ring forgets its eventfds, as the specification has it.
-    pub(super) fn stop_ring(&mut self, at: usize) -> std::result::Result<u16, Refusal> {
+    pub(super) fn stop_ring(&mut self, at: usize) -> std::result::Result<u32, Refusal> {
         let id = self.id(at);
         let ring = &mut self.rings[at];
         ring.fds = RingFds::default();

@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{MemoryError, MemoryTable};
+use super::window::Unaligned;
+use super::{DirtyLog, MemoryError, MemoryTable, prefetch};
 
 /// A piece of guest memory that a mapping is known to hold. Laid out as an `iovec`.
 #[repr(transparent)]
@@ -38,6 +39,14 @@ impl<'a> GuestSlice<'a> {
         let n = n.min(self.iovec.iov_len);
         let iov_base = self.iovec.iov_base.wrapping_byte_add(n);
         Self { iovec: libc::iovec { iov_base, iov_len: self.iovec.iov_len - n }, table: PhantomData }
+    }
+
+    /// The first `n` bytes of the slice (at most all).
+    #[inline]
+    #[must_use]
+    pub fn first(self, n: usize) -> Self {
+        let iovec = libc::iovec { iov_base: self.iovec.iov_base, iov_len: self.iovec.iov_len.min(n) };
+        Self { iovec, table: PhantomData }
     }
 
     /// As the kernel takes it. Valid for reads and writes of `iov_len` bytes during `'a`.
@@ -153,6 +162,25 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(iovecs.as_ptr().cast::<GuestSlice<'_>>(), iovecs.len()) }
     }
 
+    /// Asks the CPU for the first cache line of the last slice: it will be looked at soon.
+    #[inline]
+    pub fn prefetch_last(&self) {
+        if let Some(last) = self.slices.last() {
+            prefetch(last.iov_base.cast::<u8>());
+        }
+    }
+
+    /// Marks the first `len` bytes of the slices in `range` as written by the device.
+    pub fn mark(&self, range: Range<usize>, mut len: usize, log: &DirtyLog) {
+        for slice in &self.slices[range] {
+            let n = slice.iov_len.min(len);
+            if let Some(address) = self.table.guest_address_of(slice.iov_base.cast()) {
+                log.mark(address, n as u64);
+            }
+            len -= n;
+        }
+    }
+
     /// Keeps the first `len` slices.
     pub fn truncate(&mut self, len: usize) {
         self.slices.truncate(len);
@@ -176,32 +204,76 @@ pub fn total_len(slices: &[GuestSlice<'_>]) -> usize {
     slices.iter().map(GuestSlice::len).sum()
 }
 
-/// Copies from the start of `slices` until `to` is full or they end; says how many bytes.
-pub fn copy_from_guest(slices: &[GuestSlice<'_>], to: &mut [u8]) -> usize {
+/// Copies from `slices`, from byte `skip` on, until `to` is full or they end; says how many bytes.
+#[inline]
+pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) -> usize {
     let mut done = 0;
-    for slice in slices {
-        let n = slice.len().min(to.len() - done);
-        let from = slice.iovec.iov_base.cast::<u8>();
+    each_piece(slices, skip, to.len(), |piece| {
         let into = to[done..].as_mut_ptr();
-        // SAFETY: the slice is valid for its length (see `get`), `to` has n bytes left; private memory and guest
+        // SAFETY: the slice is valid for its length (see `get`), `to` has as many bytes left; private memory and guest
         // memory never overlap.
-        unsafe { std::ptr::copy_nonoverlapping(from, into, n) };
-        done += n;
-        if done == to.len() {
-            break;
-        }
-    }
+        unsafe { std::ptr::copy_nonoverlapping(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
+        done += piece.len();
+    });
     done
 }
 
-/// Copies the first `N` bytes of `slices`, if the first slice holds them all.
+/// Appends `len` bytes of `slices`, from byte `skip` on, to `to`, or as many as there are; says how many.
+#[inline]
+pub fn append_from_guest(slices: &[GuestSlice<'_>], skip: usize, len: usize, to: &mut Vec<u8>) -> usize {
+    to.reserve(len);
+    let before = to.len();
+    each_piece(slices, skip, len, |piece| {
+        let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the slice is valid for its length (see `get`); the pieces together are `len` bytes at most, for which
+        // room was made; private memory and guest memory never overlap.
+        unsafe { std::ptr::copy_nonoverlapping(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
+        // SAFETY: these bytes were written just now, inside the capacity.
+        unsafe { to.set_len(to.len() + piece.len()) };
+    });
+    to.len() - before
+}
+
+/// Calls `f` with the pieces of `slices` that lie in the `len` bytes from `skip` on.
+#[inline]
+fn each_piece(slices: &[GuestSlice<'_>], mut skip: usize, mut len: usize, mut f: impl FnMut(GuestSlice<'_>)) {
+    for slice in slices {
+        if len == 0 {
+            break;
+        }
+        let piece = slice.skip(skip).first(len);
+        skip = skip.saturating_sub(slice.len());
+        if !piece.is_empty() {
+            len -= piece.len();
+            f(piece);
+        }
+    }
+}
+
+/// Copies the first `N` bytes of `slices`, if the first slice holds them all. Each byte is read exactly once.
 #[inline]
 #[must_use]
 pub fn read_array<const N: usize>(slices: &[GuestSlice<'_>]) -> Option<[u8; N]> {
     let first = slices.first().filter(|slice| slice.len() >= N)?;
+    let from = first.iovec.iov_base.cast::<[u8; N]>();
     let mut bytes = [0; N];
-    // SAFETY: the slice is valid for its length (see `get`), which is N at least; private memory does not overlap it.
-    unsafe { std::ptr::copy_nonoverlapping(first.iovec.iov_base.cast::<u8>(), bytes.as_mut_ptr(), N) };
+    // Words of eight, then of four bytes: a volatile read of an array may be one of each byte.
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for (at, word) in words.iter_mut().enumerate() {
+        // SAFETY: the slice is valid for its length (see `get`), which is N at least; the type has no alignment.
+        *word = unsafe { from.cast::<Unaligned<u64>>().wrapping_add(at).read_volatile() }.0.to_ne_bytes();
+    }
+    let from = from.wrapping_byte_add(N - rest.len());
+    let (halves, rest) = rest.as_chunks_mut::<4>();
+    for (at, half) in halves.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *half = unsafe { from.cast::<Unaligned<u32>>().wrapping_add(at).read_volatile() }.0.to_ne_bytes();
+    }
+    let from = from.cast::<u8>().wrapping_add(4 * halves.len());
+    for (at, byte) in rest.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *byte = unsafe { from.wrapping_add(at).read_volatile() };
+    }
     Some(bytes)
 }
 
@@ -214,20 +286,17 @@ pub fn write_array<const N: usize>(bytes: &[u8; N], slices: &[GuestSlice<'_>]) -
     true
 }
 
-/// Copies `from` to the start of `slices` until it is written or they end; says how many bytes.
-pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>]) -> usize {
+/// Copies `from` to `slices`, from byte `skip` on, until it is written or they end; says how many bytes.
+#[inline]
+pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usize {
     let mut done = 0;
-    for slice in slices {
-        let n = slice.len().min(from.len() - done);
-        let into = slice.iovec.iov_base.cast::<u8>();
-        // SAFETY: the slice is valid for its length (see `get`), `from` has n bytes left; private memory and guest
+    each_piece(slices, skip, from.len(), |piece| {
+        let from = from[done..].as_ptr();
+        // SAFETY: the slice is valid for its length (see `get`), `from` has as many bytes left; private memory and guest
         // memory never overlap.
-        unsafe { std::ptr::copy_nonoverlapping(from[done..].as_ptr(), into, n) };
-        done += n;
-        if done == from.len() {
-            break;
-        }
-    }
+        unsafe { std::ptr::copy_nonoverlapping(from, piece.iovec.iov_base.cast::<u8>(), piece.len()) };
+        done += piece.len();
+    });
     done
 }
 
@@ -246,12 +315,19 @@ mod tests {
         assert_eq!(buffers.get(0..2).iter().map(GuestSlice::len).collect::<Vec<_>>(), [0x10, 0x10]);
 
         let sent: Vec<u8> = (0..0x20).collect();
-        assert_eq!(copy_to_guest(&sent, buffers.get(0..2)), 0x20);
+        assert_eq!(copy_to_guest(&sent, buffers.get(0..2), 0), 0x20);
         let mut got = [0; 0x20];
-        assert_eq!(copy_from_guest(buffers.get(0..2), &mut got), 0x20);
+        assert_eq!(copy_from_guest(buffers.get(0..2), 0, &mut got), 0x20);
         assert_eq!(got[..], sent[..]);
-        assert_eq!(copy_from_guest(&[buffers.get(0..1)[0].skip(8)], &mut got), 8);
-        assert_eq!(got[..8], sent[8..16]);
+        assert_eq!(copy_from_guest(buffers.get(0..2), 0x14, &mut got), 0xc);
+        assert_eq!(got[..0xc], sent[0x14..]);
+        let mut appended = vec![9];
+        assert_eq!(append_from_guest(buffers.get(0..2), 8, 0x10, &mut appended), 0x10);
+        assert_eq!(append_from_guest(buffers.get(0..2), 0x1f, 0x10, &mut appended), 1);
+        assert_eq!((appended[0], &appended[1..0x11], appended[0x11]), (9, &sent[8..0x18], 0x1f));
+        assert_eq!(copy_to_guest(&[7; 4], buffers.get(0..2), 0xe), 4);
+        copy_from_guest(buffers.get(0..2), 0xd, &mut got[..6]);
+        assert_eq!(got[..6], [0xd, 7, 7, 7, 7, 0x12]);
     }
 
     #[test]

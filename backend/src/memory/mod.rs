@@ -6,13 +6,20 @@
 //! A [`MemoryTable`] never changes. Adding or removing a region makes a new table that shares the mappings of the old.
 
 mod buffers;
+mod dirty_log;
 mod mapping;
+mod prefetch;
 mod table;
 mod window;
 
-pub use buffers::{Buffers, GuestSlice, copy_from_guest, copy_to_guest, read_array, total_len, write_array};
+pub use buffers::{
+    Buffers, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_array, total_len, write_array,
+};
+pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
+
+pub(crate) use prefetch::prefetch;
 
 #[cfg(test)]
 pub(crate) use table::tests::memfd;
@@ -52,7 +59,7 @@ pub enum MemoryError {
         /// Size of the region in bytes.
         size: u64,
     },
-    /// A region longer than the file behind it: touching its end would be a SIGBUS.
+    /// A region or log longer than the file behind it: touching its end would be a SIGBUS.
     #[error("memory region {address:#x} needs {needed:#x} bytes of its file, which has only {file_size:#x}")]
     FileTooShort {
         /// First guest physical address of the region.
@@ -84,6 +91,25 @@ pub enum MemoryError {
     /// The file behind a region was cut short while it was in use.
     #[error("the file behind the guest's memory was cut short while it was in use")]
     Poisoned,
+    /// A log of dirty pages that is empty or wraps around.
+    #[error("a dirty log of {len:#x} bytes at {offset:#x} of its file makes no sense")]
+    BadLog {
+        /// Where in the file the log starts, in bytes.
+        offset: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// The kernel refused to map a log of dirty pages.
+    #[error("a dirty log of {len:#x} bytes at {offset:#x} of its file cannot be mapped")]
+    MapLog {
+        /// Where in the file the log starts, in bytes.
+        offset: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// What mmap said.
+        #[source]
+        source: vm_memory::mmap::MmapRegionError,
+    },
     /// The kernel refused the mapping.
     #[error("memory region {address:#x} + {size:#x} cannot be mapped: is the guest's memory shared (share=on)?")]
     Map {

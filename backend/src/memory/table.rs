@@ -135,6 +135,14 @@ impl MemoryTable {
             .then(|| (region.info.guest_address, region.info.size, region.mapping.as_ptr()))
     }
 
+    /// The guest address of a byte at `ptr` in one of the mappings.
+    pub(super) fn guest_address_of(&self, ptr: *const u8) -> Option<u64> {
+        self.regions.iter().find_map(|r| {
+            let offset = ptr.addr().checked_sub(r.mapping.as_ptr().addr())? as u64;
+            (offset < r.info.size).then(|| r.info.guest_address + offset)
+        })
+    }
+
     /// Where `guest_address` is mapped, and how many of the `len` bytes from there lie in the same region.
     pub(super) fn resolve(&self, guest_address: u64, len: usize) -> Option<(*mut u8, usize)> {
         let at = self.regions.partition_point(|r| r.info.guest_address <= guest_address).checked_sub(1)?;
@@ -157,7 +165,7 @@ impl Region {
 }
 
 /// Refuses a region longer than its file. Files without a size of their own (device DAX) are let through.
-fn check_file_size(file: &File, address: u64, needed: u64) -> Result<(), MemoryError> {
+pub(super) fn check_file_size(file: &File, address: u64, needed: u64) -> Result<(), MemoryError> {
     let stat =
         rustix::fs::fstat(file.as_fd()).map_err(|e| MemoryError::Stat { address, source: std::io::Error::from(e) })?;
     let file_size = u64::try_from(stat.st_size).unwrap_or(0);

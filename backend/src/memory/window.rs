@@ -1,14 +1,19 @@
 //! A view of a stretch of guest memory with checked, race-tolerant access.
 //!
-//! The guest may write while we read. 16-bit fields go through atomics; a descriptor is copied out once and only the
-//! copy is judged. Bytes are little-endian as virtio 1.x defines them; a legacy guest on a little-endian host agrees.
+//! The guest may write while we read. Fields that both sides look at go through atomics; a descriptor is copied out once,
+//! by reads that the compiler may not repeat, and only the copy is judged. Bytes are little-endian as virtio 1.x defines them; a legacy guest on a little-endian host agrees.
 
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use super::MemoryTable;
+use super::{MemoryTable, prefetch};
+
+/// A number at any address, so that it can be read in one go.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub(super) struct Unaligned<T>(pub(super) T);
 
 /// `len` bytes of guest memory at a fixed place. Keeps the mapping alive.
 #[derive(Debug)]
@@ -54,6 +59,42 @@ impl Window {
         self.atomic_u16(offset).store(value.to_le(), Ordering::Release);
     }
 
+    /// Reads the 64-bit field at `offset`, whatever its alignment, exactly once.
+    #[inline]
+    #[must_use]
+    pub fn read_u64(&self, offset: usize) -> u64 {
+        let from = self.at(offset, 8).cast::<Unaligned<u64>>();
+        // SAFETY: `at` checked that eight bytes from `from` lie in the mapping; the type has no alignment to keep.
+        u64::from_le(unsafe { from.read_volatile() }.0)
+    }
+
+    /// Reads the 64-bit field at `offset`; what the guest wrote before it is seen by what follows.
+    #[inline]
+    #[must_use]
+    pub fn load_u64_acquire(&self, offset: usize) -> u64 {
+        u64::from_le(self.atomic_u64(offset).load(Ordering::Acquire))
+    }
+
+    /// Writes the 64-bit field at `offset`.
+    #[inline]
+    pub fn store_u64(&self, offset: usize, value: u64) {
+        self.atomic_u64(offset).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes the 64-bit field at `offset` after everything written before.
+    #[inline]
+    pub fn store_u64_release(&self, offset: usize, value: u64) {
+        self.atomic_u64(offset).store(value.to_le(), Ordering::Release);
+    }
+
+    /// Asks the CPU for the cache line at `offset`, if there is one.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        if offset < self.len {
+            prefetch(self.ptr.wrapping_add(offset));
+        }
+    }
+
     /// Copies `N` bytes at `offset` out.
     #[inline]
     #[must_use]
@@ -80,6 +121,15 @@ impl Window {
         // SAFETY: `at` checked that two bytes lie in the mapping, which lives as long as `self`; the pointer is
         // aligned; all other access to the field in this process is atomic too.
         unsafe { AtomicU16::from_ptr(ptr) }
+    }
+
+    #[inline]
+    fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        let ptr = self.at(offset, 8).cast::<u64>();
+        assert!(ptr.is_aligned(), "offset {offset} is not aligned");
+        // SAFETY: `at` checked that eight bytes lie in the mapping, which lives as long as `self`; the pointer is
+        // aligned; all other writes to the field in this process are atomic too.
+        unsafe { AtomicU64::from_ptr(ptr) }
     }
 
     /// The pointer to `offset`. Offsets are made by this crate, never by the guest: one out of range is a bug here.

@@ -3,6 +3,8 @@
 //! | offered | when | why |
 //! |--|--|--|
 //! | VERSION_1, INDIRECT_DESC, EVENT_IDX | always | the ring engine |
+//! | RING_PACKED, IN_ORDER | always | fewer cache lines a packet |
+//! | LOG_ALL | always | live migration; front ends set it themselves |
 //! | MRG_RXBUF | always | segmented frames fit small buffers |
 //! | CSUM, GUEST_CSUM | the uplink finishes and leaves checksums | no checksum is computed twice |
 //! | HOST_TSO4/6, GUEST_TSO4/6, HOST_ECN, GUEST_ECN | the uplink segments TCP | one frame instead of 45 |
@@ -18,7 +20,7 @@
 use std::fmt;
 
 use vhost::vhost_user::VhostUserVirtioFeatures;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
@@ -35,8 +37,10 @@ const ETHERNET_LEN: usize = 14;
 const VLAN_LEN: usize = 4;
 
 /// Every feature this crate knows, with its name for log lines.
-const NAMES: [(u32, &str); 22] = [
+const NAMES: [(u32, &str); 24] = [
     (VIRTIO_F_VERSION_1, "VERSION_1"),
+    (VIRTIO_F_RING_PACKED, "RING_PACKED"),
+    (VIRTIO_F_IN_ORDER, "IN_ORDER"),
     (VIRTIO_NET_F_MRG_RXBUF, "MRG_RXBUF"),
     (VIRTIO_RING_F_INDIRECT_DESC, "INDIRECT_DESC"),
     (VIRTIO_RING_F_EVENT_IDX, "EVENT_IDX"),
@@ -66,6 +70,8 @@ pub fn offered(offloads: Offloads, pairs: usize, mac: bool) -> u64 {
     let Offloads { csum, tso4, tso6, ecn, uso4, uso6 } = offloads;
     [
         (VIRTIO_F_VERSION_1, true),
+        (VIRTIO_F_RING_PACKED, true),
+        (VIRTIO_F_IN_ORDER, true),
         (VIRTIO_NET_F_MRG_RXBUF, true),
         (VIRTIO_RING_F_INDIRECT_DESC, true),
         (VIRTIO_RING_F_EVENT_IDX, true),
@@ -86,6 +92,7 @@ pub fn offered(offloads: Offloads, pairs: usize, mac: bool) -> u64 {
         (VIRTIO_NET_F_MQ, pairs > 1),
         (VIRTIO_NET_F_CTRL_VQ, pairs > 1),
         (VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits().trailing_zeros(), true),
+        (VhostUserVirtioFeatures::LOG_ALL.bits().trailing_zeros(), true),
     ]
     .into_iter()
     .filter(|(_, offer)| *offer)
@@ -149,15 +156,15 @@ mod tests {
     #[test]
     fn every_offered_feature_has_a_name() {
         let names = FeatureNames(offered(Offloads::ALL, 2, true)).to_string();
-        assert!(names.starts_with("VERSION_1 MRG_RXBUF"), "{names}");
+        assert!(names.starts_with("VERSION_1 RING_PACKED"), "{names}");
         assert!(!names.contains("0x"), "{names}");
         assert_eq!(FeatureNames(1 << 40).to_string(), "0x10000000000");
     }
 
     #[test]
     fn features_that_nothing_stands_behind_are_not_offered() {
-        // RING_PACKED, IN_ORDER, RING_RESET, RSS, HASH_REPORT, NOTIFICATION_DATA, ACCESS_PLATFORM, UFO both ways.
-        for bit in [34, 35, 40, 60, 57, 38, 33, 10, 14] {
+        // RING_RESET, RSS, HASH_REPORT, NOTIFICATION_DATA, ACCESS_PLATFORM, UFO both ways.
+        for bit in [40, 60, 57, 38, 33, 10, 14] {
             assert_eq!(offered(Offloads::ALL, 32, true) & (1 << bit), 0, "feature {bit}");
         }
         assert_eq!(offered(Offloads::ALL, 1, true) & (1 << VIRTIO_NET_F_MQ), 0);

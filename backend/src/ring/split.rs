@@ -3,13 +3,13 @@
 //! Chains are completed in the order in which they were taken, so the used index alone tells where a ring stands: a
 //! ring that is set up anew goes on from `used->idx` whatever base the front end remembers.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::chain::{self, Chain, DESC_SIZE};
-use super::{MAX_QUEUE_SIZE, RingError, RingSetup};
-use crate::memory::{Buffers, GuestSlice, MemoryTable, Window};
+use super::chain::{DESC_SIZE, Desc, Walk};
+use super::taken::{Taken, Until, Walked};
+use super::{MAX_QUEUE_SIZE, RingError, RingLog, RingSetup, Virtqueue};
+use crate::memory::{Buffers, MemoryTable, Window};
 
 const AVAIL_F_NO_INTERRUPT: u16 = virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT as u16;
 const USED_F_NO_NOTIFY: u16 = virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY as u16;
@@ -22,9 +22,6 @@ const AVAIL_ENTRY: usize = 2;
 const USED_ENTRY: usize = 8;
 const EVENT: usize = 2;
 
-/// Slices of completed chains are forgotten together, at the latest when this many have gathered.
-const FORGET_SLICES: usize = 1024;
-
 /// The device's side of a split virtqueue.
 #[derive(Debug)]
 pub struct SplitRing {
@@ -32,10 +29,7 @@ pub struct SplitRing {
     desc: Window,
     avail: Window,
     used: Window,
-    buffers: Buffers,
-    /// Chains taken and not yet completed, oldest first.
-    taken: VecDeque<Chain>,
-    taken_len: usize,
+    taken: Taken,
     /// Available index at the last look.
     avail_idx: u16,
     /// Next entry of the available ring to take.
@@ -46,6 +40,7 @@ pub struct SplitRing {
     published: u16,
     /// Used index at the last call decision; none before the first.
     signalled: Option<u16>,
+    log: Option<RingLog>,
 }
 
 impl SplitRing {
@@ -55,7 +50,7 @@ impl SplitRing {
     /// When the size is not allowed or a part of the ring is not in guest memory or not aligned.
     pub fn new(table: &Arc<MemoryTable>, setup: RingSetup) -> Result<Self, RingError> {
         if !setup.size.is_power_of_two() || setup.size > MAX_QUEUE_SIZE {
-            return Err(RingError::Size(setup.size.into()));
+            return Err(RingError::Size(setup.size));
         }
         let size = usize::from(setup.size);
         let event = if setup.event_idx { EVENT } else { 0 };
@@ -68,190 +63,156 @@ impl SplitRing {
             desc,
             avail,
             used,
-            buffers: Buffers::new(table.clone()),
-            taken: VecDeque::new(),
-            taken_len: 0,
+            taken: Taken::new(table.clone()),
             avail_idx: next_used,
             next_avail: next_used,
             next_used,
             published: next_used,
             signalled: None,
+            log: None,
         })
     }
 
-    /// How the ring was set up.
-    #[must_use]
-    pub fn setup(&self) -> &RingSetup {
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index & (self.setup.size - 1))
+    }
+
+    #[inline]
+    fn take(&mut self, until: Until) -> Result<usize, RingError> {
+        let Self { setup, desc, avail, avail_idx, next_avail, next_used, taken, .. } = self;
+        taken.take(until, |buffers| {
+            if avail_idx == next_avail {
+                *avail_idx = look(avail, setup.size, *next_avail, *next_used)?;
+                if avail_idx == next_avail {
+                    return Ok(None);
+                }
+            }
+            let slot = usize::from(*next_avail & (setup.size - 1));
+            let head = avail.load_u16(ENTRIES + slot * AVAIL_ENTRY);
+            let chain = walk(setup, desc, head, buffers)?;
+            *next_avail = next_avail.wrapping_add(1);
+            Ok(Some(chain))
+        })
+    }
+
+    /// Writes the next used element. It covers `chains` chains, of which it names the last.
+    #[inline]
+    fn use_slot(&mut self, id: u16, len: u32, chains: u16) {
+        let at = ENTRIES + self.slot(self.next_used) * USED_ENTRY;
+        self.used.write(at, ((u64::from(len) << 32) | u64::from(id)).to_le_bytes());
+        self.mark_used(at, USED_ENTRY);
+        self.next_used = self.next_used.wrapping_add(chains);
+    }
+
+    #[inline]
+    fn mark_used(&self, at: usize, len: usize) {
+        if let Some(log) = &self.log {
+            log.mark_used(at, len);
+        }
+    }
+}
+
+impl Virtqueue for SplitRing {
+    fn setup(&self) -> &RingSetup {
         &self.setup
     }
 
-    /// Where the ring stands: the first chain that is not completed (vhost-user, `VHOST_USER_GET_VRING_BASE`).
-    #[must_use]
-    pub fn base(&self) -> u16 {
-        self.next_used
+    /// The first chain that is not completed, 16 bits.
+    fn base(&self) -> u32 {
+        self.next_used.into()
     }
 
-    /// Takes chains until `max_chains` or `max_bytes` are taken and not completed, or the driver has no more; says
-    /// how many are taken now.
-    ///
-    /// # Errors
-    /// When the driver broke the ring. Chains taken before the broken one are still good.
-    pub fn take_burst(&mut self, max_chains: usize, max_bytes: usize) -> Result<usize, RingError> {
-        while self.taken.len() < max_chains && self.taken_len < max_bytes && self.has_next()? {
-            let slot = usize::from(self.next_avail & (self.setup.size - 1));
-            let head = self.avail.load_u16(ENTRIES + slot * AVAIL_ENTRY);
-            let slices = self.buffers.len();
-            match chain::walk(&self.setup, &self.desc, head, &mut self.buffers) {
-                Ok(chain) => {
-                    self.taken_len += chain.len;
-                    self.taken.push_back(chain);
-                    self.next_avail = self.next_avail.wrapping_add(1);
-                }
-                Err(e) => {
-                    self.buffers.truncate(slices);
-                    return Err(e);
-                }
-            }
-        }
-        Ok(self.taken.len())
-    }
-
-    /// Whether the driver offers a chain that is not taken. Reads the index only when those seen before are used up.
-    #[inline]
-    fn has_next(&mut self) -> Result<bool, RingError> {
-        if self.avail_idx == self.next_avail {
-            self.look()?;
-        }
-        Ok(self.avail_idx != self.next_avail)
-    }
-
-    /// Reads the available index. Acquire pairs with the driver's barrier between entries and index (virtio 1.3,
-    /// 2.7.13.3): the entries and descriptors that it covers are seen.
-    #[inline]
-    fn look(&mut self) -> Result<(), RingError> {
-        let avail_idx = self.avail.load_u16_acquire(IDX);
-        let size = self.setup.size;
-        if avail_idx.wrapping_sub(self.next_used) > size
-            || avail_idx.wrapping_sub(self.next_used) < self.next_avail.wrapping_sub(self.next_used)
-        {
-            return Err(RingError::AvailIndex { avail_idx, next_used: self.next_used, size });
-        }
-        self.avail_idx = avail_idx;
-        Ok(())
-    }
-
-    /// Chains taken and not yet completed, oldest first.
-    #[must_use]
-    pub fn taken(&self) -> &VecDeque<Chain> {
+    fn taken(&self) -> &Taken {
         &self.taken
     }
 
-    /// Bytes of all chains taken and not yet completed.
-    #[must_use]
-    pub fn taken_len(&self) -> usize {
-        self.taken_len
+    #[inline]
+    fn take_burst(&mut self, max_chains: usize, max_bytes: usize) -> Result<usize, RingError> {
+        self.take(Until::Either(max_chains, max_bytes))
     }
 
-    /// Whether every entry of the ring is taken: the driver can offer no more until some are completed.
-    #[must_use]
-    pub fn is_all_taken(&self) -> bool {
+    #[inline]
+    fn reserve(&mut self, chains: usize, bytes: usize) -> Result<usize, RingError> {
+        self.take(Until::Both(chains, bytes))
+    }
+
+    fn is_all_taken(&self) -> bool {
         self.taken.len() >= usize::from(self.setup.size)
     }
 
-    /// The buffers of taken chains number `first` to `first + n`, in a row.
     #[inline]
-    #[must_use]
-    pub fn slices(&self, first: usize, n: usize) -> &[GuestSlice<'_>] {
-        match (self.taken.get(first), self.taken.get((first + n).wrapping_sub(1))) {
-            (Some(a), Some(z)) if n > 0 => self.buffers.get(a.slices.start..z.slices.end),
-            _ => &[],
+    fn complete(&mut self, written: u32) {
+        let log = self.log.as_ref().map(RingLog::pages);
+        if let Some(chain) = self.taken.give_back(written as usize, log) {
+            self.use_slot(chain.id, written, 1);
         }
     }
 
-    /// Hands the oldest taken chain back to the driver with `len` bytes written to it; seen by the driver after
-    /// [`SplitRing::publish`].
     #[inline]
-    pub fn complete(&mut self, len: u32) {
-        let Some(chain) = self.taken.pop_front() else { return };
-        self.taken_len -= chain.len;
-        let slot = usize::from(self.next_used & (self.setup.size - 1));
-        let element = (u64::from(len) << 32) | u64::from(chain.head);
-        self.used.write(ENTRIES + slot * USED_ENTRY, element.to_le_bytes());
-        self.next_used = self.next_used.wrapping_add(1);
-        if self.taken.is_empty() {
-            self.buffers.clear();
-        } else if chain.slices.end >= FORGET_SLICES {
-            let gone = chain.slices.end;
-            self.buffers.drop_front(gone);
-            for chain in &mut self.taken {
-                chain.slices = chain.slices.start - gone..chain.slices.end - gone;
+    fn complete_unwritten(&mut self, n: usize) {
+        // virtio 1.3, 2.7.8.1: with IN_ORDER, one element names the last chain of a batch and stands for all of them.
+        let mut batch = (0, 0);
+        for _ in 0..n {
+            let Some(chain) = self.taken.give_back(0, None) else { break };
+            if self.setup.in_order {
+                batch = (chain.id, batch.1 + 1);
+            } else {
+                self.use_slot(chain.id, 0, 1);
             }
         }
+        if batch.1 > 0 {
+            self.use_slot(batch.0, 0, batch.1);
+        }
     }
 
-    /// Shows the driver what was completed. Once a burst; says whether there was anything.
     #[inline]
-    pub fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> bool {
         let new = self.next_used != self.published;
         if new {
             // Release: the used elements and the packet bytes are written before the index covers them.
             self.used.store_u16_release(IDX, self.next_used);
+            self.mark_used(IDX, 2);
             self.published = self.next_used;
         }
         new
     }
 
-    /// Gives taken chains back untouched: they will be taken again, from whatever memory the guest has then.
-    pub fn untake(&mut self) {
+    fn untake(&mut self) {
         self.taken.clear();
-        self.taken_len = 0;
-        self.buffers.clear();
         self.next_avail = self.next_used;
         self.avail_idx = self.next_used;
     }
 
-    /// Asks the driver to kick at its next chain, and looks again. `Ok(true)`: a chain slipped in meanwhile that no
-    /// kick will tell of; take it before sleeping.
-    ///
-    /// # Errors
-    /// When the driver broke the ring.
-    pub fn arm_kicks(&mut self) -> Result<bool, RingError> {
-        if self.setup.event_idx {
-            self.used.store_u16(ENTRIES + usize::from(self.setup.size) * USED_ENTRY, self.next_avail);
-        } else {
-            self.used.store_u16(FLAGS, 0);
-        }
+    fn arm_kicks(&mut self) -> Result<bool, RingError> {
+        let at = if self.setup.event_idx { ENTRIES + usize::from(self.setup.size) * USED_ENTRY } else { FLAGS };
+        self.used.store_u16(at, if self.setup.event_idx { self.next_avail } else { 0 });
+        self.mark_used(at, 2);
         // Pairs with the driver's full barrier between its available index and its read of avail_event or flags
         // (virtio 1.3, 2.7.13.4.1): either it sees that kicks are armed, or we see its chain.
         fence(Ordering::SeqCst);
-        self.look()?;
+        self.avail_idx = look(&self.avail, self.setup.size, self.next_avail, self.next_used)?;
         Ok(self.avail_idx != self.next_avail)
     }
 
-    /// Tells the driver that it need not kick. With EVENT_IDX there is nothing to write: the event index stays behind,
-    /// and the driver passes it once in 65,536 chains.
-    pub fn suppress_kicks(&mut self) {
+    /// With EVENT_IDX there is nothing to write: the event index stays behind, and the driver passes it once in 65,536
+    /// chains.
+    fn suppress_kicks(&mut self) {
         if !self.setup.event_idx {
             self.used.store_u16(FLAGS, USED_F_NO_NOTIFY);
+            self.mark_used(FLAGS, 2);
         }
     }
 
-    /// Whether the ring has ever given a chain back, as far as its index tells.
-    #[must_use]
-    pub fn used_any(&self) -> bool {
+    fn used_any(&self) -> bool {
         self.published != 0
     }
 
-    /// Forgets what the driver was called for: the next [`SplitRing::needs_call`] says no only to a driver that
-    /// suppresses all calls.
-    pub fn forget_calls(&mut self) -> &mut Self {
+    fn forget_calls(&mut self) {
         self.signalled = None;
-        self
     }
 
-    /// Whether the driver wants a call for what was published since the last time this was asked.
     #[inline]
-    pub fn needs_call(&mut self) -> bool {
+    fn needs_call(&mut self) -> bool {
         let new = self.published;
         // Pairs with the driver's full barrier between its write of used_event or flags and its look at the used
         // index (virtio 1.3, 2.7.7.1): either it sees our index, or we see that it wants to be called.
@@ -264,4 +225,42 @@ impl SplitRing {
         // Nothing is known of what the driver saw before the first decision, so the first is always a call.
         old.is_none_or(|old| new.wrapping_sub(used_event).wrapping_sub(1) < new.wrapping_sub(old))
     }
+
+    fn set_log(&mut self, log: Option<RingLog>) {
+        self.log = log;
+    }
+
+    fn mark_written(&self, written: usize) {
+        if let Some(log) = &self.log {
+            self.taken.mark(written, log.pages());
+        }
+    }
+}
+
+/// Reads the available index. Acquire pairs with the driver's barrier between entries and index (virtio 1.3,
+/// 2.7.13.3): the entries and descriptors that it covers are seen.
+#[inline]
+fn look(avail: &Window, size: u16, next_avail: u16, next_used: u16) -> Result<u16, RingError> {
+    let avail_idx = avail.load_u16_acquire(IDX);
+    let (offered, taken) = (avail_idx.wrapping_sub(next_used), next_avail.wrapping_sub(next_used));
+    if offered > size || offered < taken {
+        return Err(RingError::AvailIndex { avail_idx, next_used, size });
+    }
+    Ok(avail_idx)
+}
+
+/// Walks the chain at `head` and adds its slices to `buffers`.
+#[inline]
+fn walk(setup: &RingSetup, table: &Window, head: u16, buffers: &mut Buffers) -> Result<Walked, RingError> {
+    if head < setup.size {
+        let desc = Desc::read_split(table, head);
+        if desc.is_whole_chain(setup) {
+            let len = desc.len as usize;
+            buffers.push(desc.address, len)?;
+            return Ok(Walked { id: head, slots: 1, descriptors: 1, len });
+        }
+    }
+    let mut walk = Walk::new(setup, head, buffers);
+    walk.split(table, head, setup.size, true)?;
+    walk.end(head, 1)
 }

@@ -1,90 +1,138 @@
 //! A test uplink that returns every frame to the guest that sent it, with its MAC addresses swapped.
+//!
+//! The frames lie end to end in a stretch of bytes, each behind its virtio-net header and its length. The receiving half
+//! takes the whole stretch when it has delivered the one before.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Received, Rx, Sent, Tx, TxFrame};
-use crate::memory::{GuestSlice, copy_from_guest, copy_to_guest};
-use crate::offload::NetHeader;
+use super::{Progress, Receive, Received, Rx, Sent, Tx, TxBurst};
+use crate::memory::{GuestSlice, append_from_guest, copy_to_guest};
+use crate::offload::{HEADER_LEN, NetHeader};
 
-/// Most frames on their way; then the sender waits.
+/// Most frames on their way in a stretch, and most bytes, give or take the last; then the sender waits.
 const MAX_FRAMES: usize = 1024;
+const MAX_BYTES: usize = 4 << 20;
 /// Two MAC addresses open a frame (IEEE 802.3, 3.2).
 const MAC_LEN: usize = 6;
+/// Bytes before each frame: its virtio-net header and its length.
+const PREFIX: usize = HEADER_LEN + 4;
 
 #[derive(Debug, Default)]
-struct Wire {
-    frames: VecDeque<(NetHeader, Vec<u8>)>,
-    /// Buffers of frames that have arrived, for the next ones.
-    spare: Vec<Vec<u8>>,
+struct Stretch {
+    bytes: Vec<u8>,
+    frames: usize,
 }
 
 /// The sending half.
 #[derive(Debug)]
-pub struct LoopbackTx(Arc<Mutex<Wire>>);
+pub struct LoopbackTx(Arc<Mutex<Stretch>>);
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct LoopbackRx {
-    wire: Arc<Mutex<Wire>>,
-    /// The frame received last.
-    frame: Vec<u8>,
+    wire: Arc<Mutex<Stretch>>,
+    stretch: Stretch,
+    /// Where the next frame of the stretch starts.
+    at: usize,
 }
 
 /// A wire from a queue pair back to itself.
 #[must_use]
 pub fn loopback_pair() -> (Tx, Rx) {
     let wire = Arc::default();
-    (Tx::Loopback(LoopbackTx(Arc::clone(&wire))), Rx::Loopback(LoopbackRx { wire, frame: Vec::new() }))
+    let rx = LoopbackRx { wire: Arc::clone(&wire), stretch: Stretch::default(), at: 0 };
+    (Tx::Loopback(LoopbackTx(wire)), Rx::Loopback(rx))
 }
 
-fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
+fn lock(wire: &Mutex<Stretch>) -> MutexGuard<'_, Stretch> {
     wire.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LoopbackTx {
-    pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+    pub(super) fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
         let mut wire = lock(&self.0);
-        if wire.frames.len() >= MAX_FRAMES {
-            return Sent::Full;
-        }
-        let mut bytes = wire.spare.pop().unwrap_or_default();
-        bytes.resize(frame.len, 0);
-        let (mut skip, mut done) = (frame.skip, 0);
-        for slice in frame.slices {
-            let rest = slice.skip(skip);
-            skip -= slice.len() - rest.len();
-            done += copy_from_guest(&[rest], &mut bytes[done..]);
-        }
-        if bytes.len() < 2 * MAC_LEN {
-            wire.spare.push(bytes);
-            return Sent::Refused;
-        }
-        bytes[..2 * MAC_LEN].rotate_left(MAC_LEN);
-        wire.frames.push_back((frame.header, bytes));
-        Sent::Done
+        let Stretch { bytes, frames } = &mut *wire;
+        burst.each(|frame| {
+            if *frames >= MAX_FRAMES || bytes.len() >= MAX_BYTES {
+                return Sent::Full;
+            }
+            if frame.len < 2 * MAC_LEN {
+                return Sent::Refused;
+            }
+            bytes.extend_from_slice(&frame.header.0);
+            bytes.extend_from_slice(&(frame.len as u32).to_le_bytes());
+            let start = bytes.len();
+            append_from_guest(frame.slices, frame.skip, frame.len, bytes);
+            bytes[start..start + 2 * MAC_LEN].rotate_left(MAC_LEN);
+            *frames += 1;
+            Sent::Done
+        })
     }
 }
 
 impl LoopbackRx {
     /// Forgets the frames on their way: who sent them has gone, or takes other frames now.
     pub(super) fn empty(&mut self) {
-        let mut wire = lock(&self.wire);
-        let Wire { frames, spare } = &mut *wire;
-        spare.extend(frames.drain(..).map(|(_, frame)| frame));
+        *lock(&self.wire) = Stretch::default();
+        self.stretch = Stretch::default();
+        self.at = 0;
     }
+}
 
-    pub(super) fn receive(&mut self, slices: &[GuestSlice<'_>], mut skip: usize) -> Received<'_> {
-        let mut wire = lock(&self.wire);
-        let Some((header, frame)) = wire.frames.pop_front() else { return Received::Empty };
-        wire.spare.push(std::mem::replace(&mut self.frame, frame));
-        drop(wire);
-        let mut done = 0;
-        for slice in slices {
-            let rest = slice.skip(skip);
-            skip -= slice.len() - rest.len();
-            done += copy_to_guest(&self.frame[done..], &[rest]);
+impl Receive for LoopbackRx {
+    #[inline]
+    fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, _room: usize) -> Received<'_> {
+        if self.at == self.stretch.bytes.len() {
+            self.stretch.bytes.clear();
+            self.stretch.frames = 0;
+            self.at = 0;
+            std::mem::swap(&mut self.stretch, &mut *lock(&self.wire));
         }
-        Received::Frame { header, len: self.frame.len(), rest: &self.frame[done..] }
+        let Some((prefix, rest)) = self.stretch.bytes[self.at..].split_first_chunk::<PREFIX>() else {
+            return Received::Empty;
+        };
+        let (header, len) = prefix.split_at(HEADER_LEN);
+        let len = len.try_into().map_or(0, |len| u32::from_le_bytes(len) as usize);
+        let frame = &rest[..len];
+        let mut net = NetHeader::default();
+        net.0.copy_from_slice(header);
+        self.at += PREFIX + len;
+        let done = copy_to_guest(frame, slices, skip);
+        Received::Frame { header: net, len, rest: &frame[done..] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Buffers, MemoryTable, RegionInfo, copy_from_guest, memfd};
+    use crate::uplink::Judged;
+
+    #[test]
+    fn frames_come_back_in_order_with_their_addresses_swapped() {
+        let info = RegionInfo { guest_address: 0, size: 0x4000, user_address: 0, mmap_offset: 0 };
+        let table = MemoryTable::default().with_region(info, memfd(0x4000).unwrap()).unwrap();
+        let mut buffers = Buffers::new(Arc::new(table));
+        let mut frames = Vec::new();
+        for n in 0..3u8 {
+            buffers.push(u64::from(n) * 256, 12 + 20).unwrap();
+            let bytes: Vec<u8> = (0..32).map(|at| if at < 12 { 0xee } else { at - 12 + n * 32 }).collect();
+            copy_to_guest(&bytes, buffers.get(n.into()..usize::from(n) + 1), 0);
+            let slices = n.into()..usize::from(n) + 1;
+            frames.push(Judged { header: NetHeader([n; HEADER_LEN]), chain: n.into(), slices, len: 20 });
+        }
+        let (Tx::Loopback(mut tx), Rx::Loopback(mut rx)) = loopback_pair() else { unreachable!() };
+        let progress = tx.send(&TxBurst { frames: &frames, buffers: &buffers, skip: 12 });
+        assert_eq!((progress.done, progress.packets, progress.bytes, progress.end), (3, 3, 60, None));
+        buffers.push(0x1000, 30).unwrap();
+        for n in 0..3u8 {
+            let slices = buffers.get(3..4);
+            let Received::Frame { header, len: 20, rest } = rx.receive(slices, 12, 100) else { unreachable!() };
+            assert_eq!((header, rest), (NetHeader([n; HEADER_LEN]), &[n * 32 + 18, n * 32 + 19][..]));
+            let mut got = [0; 14];
+            copy_from_guest(slices, 12, &mut got);
+            assert_eq!(got, [6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 12, 13].map(|at| at + n * 32));
+        }
+        assert!(matches!(rx.receive(&[], 12, 100), Received::Empty));
     }
 }

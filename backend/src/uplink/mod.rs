@@ -4,8 +4,10 @@
 //! straight from and to guest buffers, after a virtio-net header in private memory.
 
 mod discard;
+mod generate;
 mod loopback;
 mod tap;
+mod tx_burst;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,41 +16,13 @@ use crate::memory::GuestSlice;
 use crate::offload::{NetHeader, Offloads};
 
 pub use discard::DiscardTx;
+pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
 pub use loopback::{LoopbackRx, LoopbackTx, loopback_pair};
 pub use tap::{TapRx, TapTx, tap_pairs};
+pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
 
 /// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
 const MAX_FRAME: usize = 65_535 + 18;
-
-/// A frame on its way from the guest.
-#[derive(Clone, Copy, Debug)]
-pub struct TxFrame<'a> {
-    /// The judged copy of the guest's header.
-    pub header: NetHeader,
-    /// The guest's buffers.
-    pub slices: &'a [GuestSlice<'a>],
-    /// Bytes at their start that hold the guest's own header and are not sent.
-    pub skip: usize,
-    /// Bytes of the frame, without any header.
-    pub len: usize,
-}
-
-/// What became of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// The uplink has it.
-    Done,
-    /// The uplink takes no more now; try again when it is writable.
-    Full,
-    /// The uplink is down: the frame is lost.
-    Down,
-    /// The uplink has gone for good: the frame is lost.
-    Gone,
-    /// The uplink refused the frame: it is lost.
-    Refused,
-    /// The guest's buffers vanished from under the frame.
-    Fault,
-}
 
 /// What came from the uplink.
 #[derive(Debug)]
@@ -90,27 +64,39 @@ pub enum Rx {
     Tap(TapRx),
     /// From nowhere.
     Discard,
+    /// The same frame without end.
+    Generate(GenerateRx),
     /// What the guest sent.
     Loopback(LoopbackRx),
 }
 
-impl Tx {
-    /// Sends one frame.
-    #[inline]
-    pub fn send(&mut self, frame: TxFrame<'_>) -> Sent {
-        // A chain may name gigabytes, the same ones again and again; no uplink copies that.
-        if frame.len > MAX_FRAME {
-            return Sent::Refused;
-        }
-        match self {
-            Self::Tap(tap) => tap.send(frame),
-            Self::Discard(discard) => discard.send(frame),
-            Self::Loopback(loopback) => loopback.send(frame),
-        }
-    }
+/// What receives frames one by one.
+pub trait Receive {
+    /// Receives one frame into `slices`, leaving `skip` bytes at their start for the guest's header. No more than `room`
+    /// bytes of the slices need be used.
+    fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, room: usize) -> Received<'_>;
 }
 
 impl Tx {
+    /// Sends frames, in their order, until one cannot be sent now.
+    #[inline]
+    pub fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
+        match self {
+            Self::Tap(tap) => burst.each(|frame| tap.send(frame)),
+            Self::Discard(discard) => burst.each(|frame| discard.send(frame)),
+            Self::Loopback(loopback) => loopback.send(burst),
+        }
+    }
+
+    /// The sum of all bytes that were read and dropped, of an uplink that does nothing else.
+    #[must_use]
+    pub fn discarded_bytes_sum(&self) -> Option<u64> {
+        match self {
+            Self::Discard(discard) => Some(discard.sum()),
+            Self::Tap(_) | Self::Loopback(_) => None,
+        }
+    }
+
     /// Sends a frame that lies in private memory.
     pub fn send_private(&mut self, frame: &[u8]) -> Sent {
         match self {
@@ -121,23 +107,13 @@ impl Tx {
 }
 
 impl Rx {
-    /// Receives one frame into `slices`, leaving `skip` bytes at their start for the guest's header.
-    #[inline]
-    pub fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
-        match self {
-            Self::Tap(tap) => tap.receive(slices, skip),
-            Self::Discard => Received::Empty,
-            Self::Loopback(loopback) => loopback.receive(slices, skip),
-        }
-    }
-
     /// What to watch: readable when a frame waits, writable when there is room to send. An uplink without it changes
     /// only by what its own pair does.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(tap) => Some(tap.fd()),
-            Self::Discard | Self::Loopback(_) => None,
+            Self::Discard | Self::Generate(_) | Self::Loopback(_) => None,
         }
     }
 
@@ -148,7 +124,7 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
-            Self::Discard => Ok(()),
+            Self::Discard | Self::Generate(_) => Ok(()),
             Self::Loopback(loopback) => {
                 if takes.is_none() {
                     loopback.empty();

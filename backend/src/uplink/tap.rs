@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{MAX_FRAME, Received, Rx, Sent, Tx, TxFrame};
-use crate::memory::{GuestSlice, copy_from_guest};
+use super::{MAX_FRAME, Receive, Received, Rx, Sent, Tx, TxFrame};
+use crate::memory::{GuestSlice, append_from_guest};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 
 /// Most pieces that the kernel takes in one call (IOV_MAX).
@@ -58,29 +58,27 @@ pub struct TapTx {
 unsafe impl Send for TapTx {}
 
 impl TapTx {
+    #[inline]
     pub(super) fn send(&mut self, frame: TxFrame<'_>) -> Sent {
         self.iovecs.clear();
-        self.iovecs.push(iovec_of(&frame.header.0));
-        let mut skip = frame.skip;
-        for slice in frame.slices {
-            let rest = slice.skip(skip);
-            skip -= slice.len() - rest.len();
-            if !rest.is_empty() {
-                self.iovecs.push(rest.iovec());
+        if frame.len > SMALL_FRAME {
+            self.iovecs.push(iovec_of(&frame.header.0));
+            let mut skip = frame.skip;
+            for slice in frame.slices {
+                let rest = slice.skip(skip);
+                skip -= slice.len() - rest.len();
+                if !rest.is_empty() {
+                    self.iovecs.push(rest.iovec());
+                }
             }
         }
         if frame.len <= SMALL_FRAME || self.iovecs.len() > MAX_IOVECS {
-            self.bounce.resize(frame.skip + frame.len, 0);
-            copy_from_guest(frame.slices, &mut self.bounce);
+            // The judged header takes the place of the guest's, and both go out in one piece.
+            self.bounce.clear();
+            self.bounce.extend_from_slice(&frame.header.0);
+            append_from_guest(frame.slices, frame.skip, frame.len, &mut self.bounce);
             self.iovecs.clear();
-            match frame.skip.checked_sub(HEADER_LEN) {
-                // The judged header takes the place of the guest's, and both go out in one piece.
-                Some(at) => {
-                    self.bounce[at..frame.skip].copy_from_slice(&frame.header.0);
-                    self.iovecs.push(iovec_of(&self.bounce[at..]));
-                }
-                None => self.iovecs.extend([iovec_of(&frame.header.0), iovec_of(&self.bounce[frame.skip..])]),
-            }
+            self.iovecs.push(iovec_of(&self.bounce));
         }
         // SAFETY: the iovecs point to `frame.header`, `self.bounce` and memory that `frame.slices` vouches for.
         unsafe { self.write() }
@@ -135,21 +133,21 @@ pub struct TapRx {
 // SAFETY: the iovecs are only filled and used within one call of `receive`; between calls nothing looks at them.
 unsafe impl Send for TapRx {}
 
-impl TapRx {
-    pub(super) fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
+impl Receive for TapRx {
+    fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, room: usize) -> Received<'_> {
         let mut header = NetHeader::default();
         self.iovecs.clear();
         self.iovecs.push(libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_LEN });
-        let mut room = 0;
+        let mut offered = 0;
         let mut left = skip;
         for slice in slices {
+            if offered >= room || self.iovecs.len() == MAX_IOVECS - 1 {
+                break;
+            }
             let rest = slice.skip(left);
             left -= slice.len() - rest.len();
             if !rest.is_empty() {
-                if self.iovecs.len() == MAX_IOVECS - 1 {
-                    break;
-                }
-                room += rest.len();
+                offered += rest.len();
                 self.iovecs.push(rest.iovec());
             }
         }
@@ -161,7 +159,7 @@ impl TapRx {
                 unsafe { libc::readv(self.queue.as_raw_fd(), self.iovecs.as_ptr(), self.iovecs.len() as libc::c_int) };
             if let Ok(got) = usize::try_from(got) {
                 let len = got.saturating_sub(HEADER_LEN);
-                let rest = &self.overflow[..len.saturating_sub(room)];
+                let rest = &self.overflow[..len.saturating_sub(offered)];
                 return Received::Frame { header, len, rest };
             }
             return match errno() {
@@ -174,7 +172,9 @@ impl TapRx {
             };
         }
     }
+}
 
+impl TapRx {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }

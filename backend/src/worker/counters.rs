@@ -16,6 +16,19 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
     }
 
+    /// Adds `n`, which mostly is 0. Only the owning worker may.
+    #[inline]
+    pub fn add_some(&self, n: u64) {
+        if n > 0 {
+            self.add(n);
+        }
+    }
+
+    /// Changes the count. Only the owning worker may.
+    pub fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
     /// The count so far.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -35,12 +48,18 @@ impl Serialize for Counter {
 pub struct PairCounters {
     /// Frames delivered to the guest.
     pub rx_packets: Counter,
+    /// Packets that these stand for: a frame that the guest is to segment counts as its segments.
+    pub rx_segments: Counter,
     /// Bytes of these frames.
     pub rx_bytes: Counter,
     /// Frames sent for the guest.
     pub tx_packets: Counter,
+    /// Packets that these stand for: a frame that is still to be segmented counts as its segments.
+    pub tx_segments: Counter,
     /// Bytes of these frames.
     pub tx_bytes: Counter,
+    /// The sum of all bytes of frames that a discarding uplink read.
+    pub discarded_bytes_sum: Counter,
     /// Frames dropped because the guest did not negotiate what they need.
     pub rx_dropped_offload: Counter,
     /// Frames dropped because the guest's buffers cannot hold them.
@@ -61,6 +80,10 @@ pub struct PairCounters {
     pub wakeups: Counter,
     /// Rounds over the pair.
     pub rounds: Counter,
+    /// Packets of rounds in which a direction moved a full burst.
+    pub full_burst_packets: Counter,
+    /// Ticks of the CPU's time stamp counter that these rounds took.
+    pub full_burst_cycles: Counter,
     /// Rings that the driver broke.
     pub rings_broken: Counter,
 }

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Features, QueueId};
 use crate::memory::MemoryTable;
-use crate::ring::RingSetup;
+use crate::ring::{RingLog, RingSetup};
 
 /// A worker that does not answer within this time is stuck; its device is given up, not the daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,19 +29,32 @@ pub struct RingFds {
     pub err: Option<OwnedFd>,
 }
 
+/// How a ring starts.
+#[derive(Debug)]
+pub struct RingStart {
+    /// How it was set up.
+    pub setup: RingSetup,
+    /// Where it stands; a split ring knows that itself.
+    pub base: u32,
+    /// Where it marks what it writes, if it does.
+    pub log: Option<RingLog>,
+}
+
 /// What a worker can be told.
 #[derive(Debug)]
 pub enum Message {
     /// A ring starts. Answered when it does.
-    RingUp(QueueId, RingSetup, RingFds, SyncSender<()>),
+    RingUp(QueueId, RingStart, RingFds, SyncSender<()>),
     /// A ring stops. Answered with its base when it is quiet; none if it did not run.
-    RingDown(QueueId, SyncSender<Option<u16>>),
+    RingDown(QueueId, SyncSender<Option<u32>>),
     /// The front end enables or disables a ring, started or not. Answered when packets move, or move no more.
     RingEnable(QueueId, bool, SyncSender<()>),
     /// The driver acknowledged features.
     Features(Features),
     /// The guest's memory changes. Answered with the table before, when it is no longer used.
     MemoryTable(Arc<MemoryTable>, SyncSender<Arc<MemoryTable>>),
+    /// A ring starts or stops marking what it writes. Answered when it does, or when all that it wrote is marked.
+    Log(QueueId, Option<RingLog>, SyncSender<()>),
     /// A ring's kick fd changes.
     Kick(QueueId, Option<OwnedFd>),
     /// A ring's call fd changes.

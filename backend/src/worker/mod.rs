@@ -2,11 +2,11 @@
 //!
 //! The rest of the daemon reaches it by [`Message`]s only, and reads its [`PairCounters`].
 
-#![forbid(unsafe_code)]
-
 mod counters;
+mod cycles;
 mod id;
 mod mailbox;
+mod moved;
 mod pair;
 mod queue;
 mod run;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use counters::{Counter, DeviceCounters, PairCounters};
 pub use id::{DeviceName, Direction, QueueId};
-pub use mailbox::{Mailbox, MailboxError, Message, RingFds};
+pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
 pub use pair::{Pair, PairSetup};
 pub use shared::Features;
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cycles::cycles;
+use super::moved::Moved;
 use super::queue::Queue;
 use super::rx::RxHalf;
 use super::shared::{Features, Link, Shared};
 use super::tx::TxHalf;
 use super::wakeups::{Interest, Wakeups};
-use super::{Direction, Message, PairCounters, QueueId};
+use super::{BURST_PACKETS, Direction, Message, PairCounters, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Seen};
 use crate::offload::rarp;
@@ -52,7 +54,7 @@ impl Pair {
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         Self {
             rx: RxHalf { queue: queue(Direction::Rx), uplink: rx, unfinished: None },
-            tx: TxHalf { queue: queue(Direction::Tx), uplink: tx, expected_mac: uplink_mac },
+            tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
             memory: Arc::default(),
             seen: Seen { rx: mode::Direction::Blocked, tx: mode::Direction::Blocked },
             interest: Interest::default(),
@@ -71,12 +73,12 @@ impl Pair {
     /// Acts on a message for this pair.
     pub(super) fn handle(&mut self, message: Message, wakeups: &Wakeups) {
         match message {
-            Message::RingUp(id, setup, fds, answer) => {
-                let memory = self.memory.clone();
-                self.queue(id).up(&memory, setup, fds, wakeups);
+            Message::RingUp(id, start, fds, answer) => {
+                let (memory, setup) = (self.memory.clone(), start.setup);
+                self.queue(id).up(&memory, start, fds, wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
-                tracing::info!(queue = %id, size = setup.size, event_idx = setup.event_idx, "ring started");
+                tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
             }
             Message::RingDown(id, answer) => {
                 if id.direction == Direction::Rx {
@@ -111,11 +113,15 @@ impl Pair {
                 self.tx.queue.move_to(&self.memory, wakeups);
                 let _ = answer.send(old);
             }
+            Message::Log(id, log, answer) => {
+                self.queue(id).set_log(log);
+                let _ = answer.send(());
+            }
             Message::Kick(id, fd) => self.queue(id).set_kick(fd, wakeups),
             Message::Call(id, fd) => self.queue(id).set_call(fd),
             Message::Err(id, fd) => self.queue(id).set_err(fd),
             Message::Announce(mac) => {
-                let sent = self.tx.uplink.send_private(&rarp(mac));
+                let sent = self.tx.uplink().send_private(&rarp(mac));
                 tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
             }
             Message::Stop => {}
@@ -186,12 +192,27 @@ impl Pair {
 
     /// A round: each direction moves at most one burst.
     pub(super) fn round(&mut self) -> Seen {
-        self.shared.counters.rounds.add(1);
-        self.seen = Seen { tx: self.tx.round(&mut self.shared), rx: self.rx.round(&mut self.shared) };
+        let start = cycles();
+        let tx = self.tx.round(&mut self.shared);
+        let rx = self.rx.round(&mut self.shared);
+        self.count(tx, rx, start);
+        self.seen = Seen { tx: tx.state, rx: rx.state };
         if self.memory.is_poisoned() {
             self.rx.queue.break_ring(&RingError::Vanished);
             self.tx.queue.break_ring(&RingError::Vanished);
         }
         self.seen
+    }
+
+    fn count(&mut self, tx: Moved, rx: Moved, start: u64) {
+        let counters = &self.shared.counters;
+        counters.rounds.add(1);
+        if tx.packets.max(rx.packets) >= BURST_PACKETS as u64 {
+            counters.full_burst_packets.add(tx.packets + rx.packets);
+            counters.full_burst_cycles.add(cycles().wrapping_sub(start));
+        }
+        if let Some(sum) = self.tx.uplink().discarded_bytes_sum() {
+            counters.discarded_bytes_sum.set(sum);
+        }
     }
 }

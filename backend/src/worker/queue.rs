@@ -10,19 +10,20 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::wakeups::Wakeups;
-use super::{PairCounters, QueueId, RingFds};
+use super::{PairCounters, QueueId, RingFds, RingStart};
 use crate::memory::MemoryTable;
-use crate::ring::{RingError, RingSetup, SplitRing};
+use crate::ring::{Ring, RingError, RingLog, RingSetup};
 
 /// A ring, if it is started.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) id: QueueId,
-    pub(super) ring: Option<SplitRing>,
+    pub(super) ring: Option<Ring>,
     enabled: bool,
     /// Whether it was enabled at any time since it was started.
     was_enabled: bool,
     broken: Option<Broken>,
+    log: Option<RingLog>,
     fds: RingFds,
     counters: Arc<PairCounters>,
 }
@@ -31,7 +32,7 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Broken {
     /// Where it stood.
-    base: u16,
+    base: u32,
     /// It goes on when its memory comes back: front ends that share region by region change one by removing and adding
     /// it while rings run.
     waits_for_memory: Option<RingSetup>,
@@ -39,7 +40,16 @@ struct Broken {
 
 impl Queue {
     pub(super) fn new(id: QueueId, counters: Arc<PairCounters>) -> Self {
-        Self { id, ring: None, enabled: false, was_enabled: false, broken: None, fds: RingFds::default(), counters }
+        Self {
+            id,
+            ring: None,
+            enabled: false,
+            was_enabled: false,
+            broken: None,
+            log: None,
+            fds: RingFds::default(),
+            counters,
+        }
     }
 
     /// Started, enabled and not broken: packets may move.
@@ -64,21 +74,24 @@ impl Queue {
         self.ring.is_some() && self.fds.kick.is_none()
     }
 
-    pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, fds: RingFds, wakeups: &Wakeups) {
+    pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, start: RingStart, fds: RingFds, wakeups: &Wakeups) {
         self.down(wakeups);
         self.was_enabled = self.enabled;
         self.set_err(fds.err);
-        if let Err(e) = self.set_up(memory, setup) {
-            self.mark_broken(&e, 0, setup);
+        let RingStart { setup, base, log } = start;
+        self.log = log;
+        if let Err(e) = self.set_up(memory, setup, base) {
+            self.mark_broken(&e, base, setup);
         }
         self.set_call(fds.call);
         self.set_kick(fds.kick, wakeups);
     }
 
     /// Stops the ring: where it stood, if it ran.
-    pub(super) fn down(&mut self, wakeups: &Wakeups) -> Option<u16> {
+    pub(super) fn down(&mut self, wakeups: &Wakeups) -> Option<u32> {
         self.set_kick(None, wakeups);
         self.fds = RingFds::default();
+        self.log = None;
         let broken_at = self.broken.take().map(|broken| broken.base);
         self.ring.take().map(|ring| ring.base()).or(broken_at)
     }
@@ -88,11 +101,11 @@ impl Queue {
         if let Some(ring) = self.ring.take() {
             let (setup, base) = (*ring.setup(), ring.base());
             drop(ring);
-            if let Err(e) = self.set_up(memory, setup) {
+            if let Err(e) = self.set_up(memory, setup, base) {
                 self.mark_broken(&e, base, setup);
             }
-        } else if let Some(Broken { waits_for_memory: Some(setup), .. }) = self.broken
-            && self.set_up(memory, setup).is_ok()
+        } else if let Some(Broken { waits_for_memory: Some(setup), base }) = self.broken
+            && self.set_up(memory, setup, base).is_ok()
         {
             self.broken = None;
             let kick = self.fds.kick.take();
@@ -101,11 +114,20 @@ impl Queue {
         }
     }
 
-    fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup) -> Result<(), RingError> {
-        let mut ring = SplitRing::new(memory, setup)?;
+    fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, base: u32) -> Result<(), RingError> {
+        let mut ring = Ring::new(memory, setup, base)?;
+        ring.set_log(self.log.clone());
         ring.suppress_kicks();
         self.ring = Some(ring);
         Ok(())
+    }
+
+    /// Starts or stops marking what the ring writes.
+    pub(super) fn set_log(&mut self, log: Option<RingLog>) {
+        if let Some(ring) = &mut self.ring {
+            ring.set_log(log.clone());
+        }
+        self.log = log;
     }
 
     pub(super) fn set_kick(&mut self, kick: Option<OwnedFd>, wakeups: &Wakeups) {
@@ -128,7 +150,10 @@ impl Queue {
     /// is called once more, unless it polls.
     pub(super) fn set_call(&mut self, call: Option<OwnedFd>) {
         self.fds.call = call.filter(|fd| self.never_blocks("call", fd));
-        if self.ring.as_mut().is_some_and(|ring| ring.used_any() && ring.forget_calls().needs_call()) {
+        if self.ring.as_mut().is_some_and(|ring| {
+            ring.forget_calls();
+            ring.used_any() && ring.needs_call()
+        }) {
             self.call();
         }
     }
@@ -187,7 +212,7 @@ impl Queue {
         }
     }
 
-    fn mark_broken(&mut self, error: &RingError, base: u16, setup: RingSetup) {
+    fn mark_broken(&mut self, error: &RingError, base: u32, setup: RingSetup) {
         let waits_for_memory = matches!(error, RingError::Memory(_)).then_some(setup);
         self.broken = Some(Broken { base, waits_for_memory });
         self.counters.rings_broken.add(1);

@@ -71,6 +71,7 @@ impl Worker {
                 Message::RingUp(id, ..)
                 | Message::RingDown(id, _)
                 | Message::RingEnable(id, ..)
+                | Message::Log(id, ..)
                 | Message::Kick(id, _)
                 | Message::Call(id, _)
                 | Message::Err(id, _) => Some(*id),

@@ -3,21 +3,20 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
 use crate::memory::{copy_to_guest, write_array};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
-use crate::ring::RingError;
-use crate::uplink::{Received, Rx};
+use crate::ring::{Ring, RingError, Virtqueue};
+use crate::uplink::{Receive, Received, Rx};
 
 /// Room that is offered to the uplink for a frame of a guest that takes segmented frames, in bytes.
 const ROOM_SEGMENTED: usize = 65_535 + 18 + HEADER_LEN;
 /// The same for a guest that does not: what fits usual MTUs; a longer frame takes the detour over private memory.
 const ROOM_PLAIN: usize = 2048;
-/// Most chains taken to make that room.
-const ROOM_CHAINS: usize = 256;
 
 /// How long a frame waits for the driver to post the buffers that it lacks.
 const UNFINISHED_PATIENCE: Duration = Duration::from_secs(1);
@@ -41,7 +40,8 @@ pub(super) struct Unfinished {
 
 /// What became of one step towards the guest.
 enum Step {
-    Delivered(usize),
+    /// A frame of so many bytes and segments.
+    Delivered(usize, usize),
     Again,
     Stop(Direction),
 }
@@ -58,140 +58,175 @@ impl RxHalf {
     }
 
     /// Moves at most a burst.
-    pub(super) fn round(&mut self, shared: &mut Shared) -> Direction {
+    pub(super) fn round(&mut self, shared: &mut Shared) -> Moved {
         if !self.queue.is_running() || !shared.is_attached() {
-            return Direction::Blocked;
+            return Moved::BLOCKED;
         }
-        let (mut packets, mut bytes) = (0, 0);
-        let state = loop {
-            if packets >= BURST_PACKETS || bytes >= BURST_BYTES {
-                break Direction::Ready;
-            }
-            let step = if self.unfinished.is_some() { self.finish_one(shared) } else { self.receive_one(shared) };
-            packets += 1;
-            match step {
-                Step::Delivered(len) => bytes += len,
-                Step::Again => {}
-                Step::Stop(state) => break state,
-            }
+        let Self { queue, uplink, unfinished } = self;
+        let Some(ring) = &mut queue.ring else { return Moved::BLOCKED };
+        let (moved, error) = match (ring, uplink) {
+            (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
+            (Ring::Split(ring), Rx::Tap(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Packed(ring), Rx::Tap(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Split(ring), Rx::Loopback(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Packed(ring), Rx::Loopback(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Split(ring), Rx::Generate(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Packed(ring), Rx::Generate(uplink)) => round_on(ring, uplink, unfinished, shared),
         };
         self.queue.publish();
-        state
+        if let Some(error) = error {
+            self.queue.break_ring(&error);
+        }
+        moved
     }
+}
 
-    /// Receives one frame straight into the guest's buffers.
-    fn receive_one(&mut self, shared: &mut Shared) -> Step {
-        let Features { header_len, mergeable, guest, .. } = shared.features;
-        let Some(ring) = &mut self.queue.ring else { return Step::BLOCKED };
-        let (max_chains, room) = match (mergeable, guest.segments()) {
-            (true, true) => (ROOM_CHAINS, ROOM_SEGMENTED),
-            (true, false) => (ROOM_CHAINS, ROOM_PLAIN),
-            (false, _) => (1, 1),
+fn round_on<R: Virtqueue, U: Receive>(
+    ring: &mut R,
+    uplink: &mut U,
+    unfinished: &mut Option<Unfinished>,
+    shared: &mut Shared,
+) -> (Moved, Option<RingError>) {
+    let mut moved = Moved::BLOCKED;
+    let mut delivered = 0;
+    let error = loop {
+        if moved.packets >= BURST_PACKETS as u64 || moved.bytes >= BURST_BYTES as u64 {
+            moved.state = Direction::Ready;
+            break None;
+        }
+        let step = match unfinished.take() {
+            Some(frame) => finish_one(ring, frame, unfinished, shared),
+            None => receive_one(ring, uplink, unfinished, shared),
         };
-        let chains = match ring.take_burst(max_chains, room) {
-            Ok(0) => return Step::BLOCKED,
-            Ok(n) => n,
+        moved.packets += 1;
+        match step {
+            Ok(Step::Delivered(len, segments)) => {
+                delivered += 1;
+                moved.segments += segments as u64;
+                moved.bytes += len as u64;
+            }
+            Ok(Step::Again) => {}
+            Ok(Step::Stop(state)) => {
+                moved.packets -= 1;
+                moved.state = state;
+                break None;
+            }
             Err(e) => {
-                self.queue.break_ring(&e);
-                return Step::BLOCKED;
+                moved.state = Direction::Blocked;
+                break Some(e);
             }
-        };
-        let (mut header, len, rest) = match self.uplink.receive(ring.slices(0, chains), header_len) {
-            Received::Frame { header, len, rest } => (header, len, rest),
-            Received::Spoilt => {
-                shared.counters.rx_dropped_offload.add(1);
-                return Step::Again;
-            }
-            Received::Empty => return Step::Stop(Direction::Empty),
-            Received::Gone => {
-                shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
-                return Step::BLOCKED;
-            }
-            Received::Fault => {
-                self.queue.break_ring(&RingError::Vanished);
-                return Step::BLOCKED;
-            }
-        };
-        if let Err(e) = header.judge_for_guest(len, guest) {
+        }
+    };
+    shared.counters.rx_packets.add(delivered);
+    shared.counters.rx_segments.add(moved.segments);
+    shared.counters.rx_bytes.add(moved.bytes);
+    (moved, error)
+}
+
+#[inline]
+fn receive_one<R: Virtqueue, U: Receive>(
+    ring: &mut R,
+    uplink: &mut U,
+    unfinished: &mut Option<Unfinished>,
+    shared: &mut Shared,
+) -> Result<Step, RingError> {
+    let Features { header_len, mergeable, guest, .. } = shared.features;
+    let room = if mergeable && guest.segments() { ROOM_SEGMENTED } else { ROOM_PLAIN };
+    if ring.taken().is_empty() || (mergeable && ring.taken().bytes() < room) {
+        match ring.reserve(BURST_PACKETS, room) {
+            Ok(0) => return Ok(Step::BLOCKED),
+            Err(e) if ring.taken().is_empty() => return Err(e),
+            // What was taken before a broken chain is still good; the chain will be met again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let chains = if mergeable { ring.taken().len() } else { 1 };
+    let (mut header, len, rest) = match uplink.receive(ring.taken().slices(chains), header_len, room) {
+        Received::Frame { header, len, rest } => (header, len, rest),
+        Received::Spoilt => {
             shared.counters.rx_dropped_offload.add(1);
-            tracing::debug!(queue = %self.queue.id, "frame dropped: {e}");
-            return Step::Again;
+            return Ok(Step::Again);
         }
-        if shared.features.max_frame.is_some_and(|max| len > max && !header.is_segmented()) {
-            shared.counters.rx_dropped_too_large.add(1);
-            return Step::Again;
+        Received::Empty => return Ok(Step::Stop(Direction::Empty)),
+        Received::Gone => {
+            shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
+            return Ok(Step::BLOCKED);
         }
-        if rest.is_empty() {
-            return self.deliver(shared, header, len);
+        Received::Fault => {
+            ring.mark_written(usize::MAX);
+            return Err(RingError::Vanished);
         }
-        if !mergeable {
-            shared.counters.rx_dropped_too_large.add(1);
-            return Step::Again;
-        }
-        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
-        Step::Again
+    };
+    let judged = header.judge_for_guest(len, guest);
+    let too_large = shared.features.max_frame.is_some_and(|max| len > max && !header.is_segmented())
+        || (!rest.is_empty() && !mergeable);
+    if judged.is_err() || too_large {
+        // It lies in the guest's buffers all the same.
+        ring.mark_written(header_len + len);
+        let counters = &shared.counters;
+        if judged.is_err() { &counters.rx_dropped_offload } else { &counters.rx_dropped_too_large }.add(1);
+        return Ok(Step::Again);
     }
+    if rest.is_empty() {
+        return Ok(deliver(ring, shared, header, len));
+    }
+    *unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
+    Ok(Step::Again)
+}
 
-    /// Completes a frame that did not fit the buffers posted when it came.
-    fn finish_one(&mut self, shared: &Shared) -> Step {
-        let Some(Unfinished { header, len, rest, since }) = self.unfinished.take() else { return Step::Again };
-        let Some(ring) = &mut self.queue.ring else { return Step::BLOCKED };
-        let total = shared.features.header_len + len;
-        let chains = match ring.take_burst(usize::MAX, total) {
-            Ok(n) => n,
-            Err(e) => {
-                self.queue.break_ring(&e);
-                return Step::BLOCKED;
-            }
-        };
-        if ring.taken_len() < total {
-            if ring.is_all_taken() || since.elapsed() >= UNFINISHED_PATIENCE {
-                // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
-                // have no descriptors left. One frame must not stop all that follow.
-                shared.counters.rx_dropped_too_large.add(1);
-                return Step::Again;
-            }
-            self.unfinished = Some(Unfinished { header, len, rest, since });
-            return Step::BLOCKED;
-        }
-        let landed = total - rest.len();
-        let mut skip = landed;
-        let mut rest = rest.as_slice();
-        for slice in ring.slices(0, chains) {
-            let tail = slice.skip(skip);
-            skip -= slice.len() - tail.len();
-            let n = copy_to_guest(rest, &[tail]);
-            rest = &rest[n..];
-        }
-        self.deliver(shared, header, len)
+/// Completes a frame that did not fit the buffers posted when it came.
+fn finish_one<R: Virtqueue>(
+    ring: &mut R,
+    frame: Unfinished,
+    unfinished: &mut Option<Unfinished>,
+    shared: &Shared,
+) -> Result<Step, RingError> {
+    let total = shared.features.header_len + frame.len;
+    if let Err(e) = ring.reserve(0, total)
+        && ring.taken().bytes() < total
+    {
+        return Err(e);
     }
+    let landed = total - frame.rest.len();
+    if ring.taken().bytes() < total {
+        if ring.is_all_taken() || frame.since.elapsed() >= UNFINISHED_PATIENCE {
+            // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
+            // have no descriptors left. One frame must not stop all that follow.
+            ring.mark_written(landed);
+            shared.counters.rx_dropped_too_large.add(1);
+            return Ok(Step::Again);
+        }
+        *unfinished = Some(frame);
+        return Ok(Step::BLOCKED);
+    }
+    copy_to_guest(&frame.rest, ring.taken().slices(ring.taken().len()), landed);
+    Ok(deliver(ring, shared, frame.header, frame.len))
+}
 
-    /// Hands the driver a frame that lies in the first taken buffers, behind the room for its header.
-    fn deliver(&mut self, shared: &Shared, mut header: NetHeader, len: usize) -> Step {
-        let header_len = shared.features.header_len;
-        let Some(ring) = &mut self.queue.ring else { return Step::BLOCKED };
-        let mut left = header_len + len;
-        let mut chains = 0;
-        for chain in ring.taken() {
-            chains += 1;
-            left = left.saturating_sub(chain.len);
-            if left == 0 {
-                break;
-            }
+/// Hands the driver a frame that lies in the first taken buffers, behind the room for its header.
+#[inline]
+fn deliver<R: Virtqueue>(ring: &mut R, shared: &Shared, mut header: NetHeader, len: usize) -> Step {
+    let header_len = shared.features.header_len;
+    let mut left = header_len + len;
+    let mut chains = 0;
+    for chain in ring.taken().chains() {
+        chains += 1;
+        left = left.saturating_sub(chain.len);
+        if left == 0 {
+            break;
         }
-        header.set_num_buffers(chains);
-        let slices = ring.slices(0, chains.into());
-        if header_len != HEADER_LEN || !write_array(&header.0, slices) {
-            copy_to_guest(&header.0[..header_len], slices);
-        }
-        let mut left = header_len + len;
-        for _ in 0..chains {
-            let filled = ring.taken().front().map_or(0, |chain| chain.len.min(left));
-            left -= filled;
-            ring.complete(filled as u32);
-        }
-        shared.counters.rx_packets.add(1);
-        shared.counters.rx_bytes.add(len as u64);
-        Step::Delivered(len)
     }
+    let segments = header.segments(len);
+    header.set_num_buffers(chains);
+    let slices = ring.taken().slices(chains.into());
+    if header_len != HEADER_LEN || !write_array(&header.0, slices) {
+        copy_to_guest(&header.0[..header_len], slices, 0);
+    }
+    let mut left = header_len + len;
+    for _ in 0..chains {
+        let filled = ring.taken().chains().first().map_or(0, |chain| chain.len.min(left));
+        left -= filled;
+        ring.complete(filled as u32);
+    }
+    Step::Delivered(len, segments)
 }

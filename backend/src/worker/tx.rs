@@ -2,137 +2,154 @@
 
 use std::io;
 
+use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS, QueueId};
 use crate::memory::{GuestSlice, copy_from_guest, read_array};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
-use crate::ring::RingError;
-use crate::uplink::{Sent, Tx, TxFrame};
+use crate::ring::{Ring, RingError, Taken, Virtqueue};
+use crate::uplink::{Judged, Sent, Tx, TxBurst};
 
 /// The transmit half of a pair.
 #[derive(Debug)]
 pub(super) struct TxHalf {
     pub(super) queue: Queue,
-    pub(super) uplink: Tx,
-    /// The address that the guest must send from; none, or no longer looked at.
-    pub(super) expected_mac: Option<[u8; 6]>,
+    sender: Sender,
 }
 
-/// What became of the oldest packet taken.
-enum Step {
-    /// Sent or dropped, and given back to the driver.
-    Done,
-    /// The uplink takes no more now.
-    Full,
+/// What happens to the packets of a burst.
+#[derive(Debug)]
+struct Sender {
+    id: QueueId,
+    uplink: Tx,
+    /// The address that the guest must send from; none, or no longer looked at.
+    expected_mac: Option<[u8; 6]>,
+    /// Frames of a burst that are to be sent.
+    frames: Vec<Judged>,
 }
 
 impl TxHalf {
-    /// Takes a burst of packets from the ring in one step: how many there are now, and what ended it too early.
-    fn get_packets(&mut self) -> (usize, Option<RingError>) {
-        let Some(ring) = &mut self.queue.ring else { return (0, None) };
-        match ring.take_burst(BURST_PACKETS, BURST_BYTES) {
-            Ok(n) => (n, None),
-            // What was taken before the broken chain is still good.
-            Err(e) => (ring.taken().len(), Some(e)),
-        }
+    pub(super) fn new(queue: Queue, uplink: Tx, expected_mac: Option<[u8; 6]>) -> Self {
+        let sender = Sender { id: queue.id, uplink, expected_mac, frames: Vec::with_capacity(BURST_PACKETS) };
+        Self { queue, sender }
+    }
+
+    pub(super) fn uplink(&mut self) -> &mut Tx {
+        &mut self.sender.uplink
     }
 
     /// Moves at most a burst.
-    pub(super) fn round(&mut self, shared: &mut Shared) -> Direction {
-        if !self.queue.is_running() && !self.queue.discards() {
-            return Direction::Blocked;
-        }
-        let (packets, mut error) = self.get_packets();
-        let mut full = false;
-        for _ in 0..packets {
-            match self.send_one(shared) {
-                Ok(Step::Done) => {}
-                Ok(Step::Full) => {
-                    full = true;
-                    break;
-                }
-                Err(fault) => {
-                    error = Some(fault);
-                    break;
-                }
-            }
-        }
-        self.queue.publish();
-        if let Some(error) = error {
-            self.queue.break_ring(&error);
-        }
-        if full || self.queue.ring.is_none() {
-            Direction::Blocked
-        } else if packets == 0 {
-            Direction::Empty
-        } else {
-            Direction::Ready
-        }
-    }
-
-    /// Says once when the guest has another address than the uplink delivers to.
-    fn check_mac(expected: &mut Option<[u8; 6]>, id: QueueId, slices: &[GuestSlice<'_>], skip: usize) {
-        let Some(mac) = *expected else { return };
-        let mut start = [0; HEADER_LEN + 12];
-        let start = &mut start[..skip + 12];
-        if copy_from_guest(slices, start) == start.len() && start[skip + 6..] != mac {
-            let [theirs, ours] = [&start[skip + 6..], &mac].map(|mac| mac.iter().map(|b| format!("{b:02x}")).collect());
-            let (theirs, ours): (Vec<_>, Vec<_>) = (theirs, ours);
-            tracing::warn!(
-                queue = %id,
-                "the guest sends from {}, but the uplink delivers only to {}: give it that address (mac= of its NIC)",
-                theirs.join(":"),
-                ours.join(":")
-            );
-            *expected = None;
-        }
-    }
-
-    /// Sends or drops the oldest packet taken.
-    fn send_one(&mut self, shared: &mut Shared) -> Result<Step, RingError> {
+    pub(super) fn round(&mut self, shared: &mut Shared) -> Moved {
         let discards = self.queue.discards();
-        let Some(ring) = &mut self.queue.ring else { return Ok(Step::Full) };
-        let slices = ring.slices(0, 1);
-        let skip = shared.features.header_len;
-        let len = ring.taken().front().map_or(0, |chain| chain.len.saturating_sub(skip));
-
-        let mut header = NetHeader::default();
-        match read_array(slices) {
-            Some(bytes) if skip == HEADER_LEN => header = NetHeader(bytes),
-            _ => _ = copy_from_guest(slices, &mut header.0[..skip]),
+        if !self.queue.is_running() && !discards {
+            return Moved::BLOCKED;
         }
-        Self::check_mac(&mut self.expected_mac, self.queue.id, slices, skip);
-        let counters = &shared.counters;
-        if discards {
-            counters.tx_dropped_disabled.add(1);
-        } else if let Err(e) = header.judge_from_guest(len, shared.features.host) {
-            counters.tx_dropped_header.add(1);
-            tracing::debug!(queue = %self.queue.id, "frame dropped: {e}");
-        } else if shared.link == Link::Gone {
-            counters.tx_dropped_down.add(1);
-        } else {
-            match self.uplink.send(TxFrame { header, slices, skip, len }) {
-                Sent::Done => {
-                    counters.tx_packets.add(1);
-                    counters.tx_bytes.add(len as u64);
-                    shared.link_is(Link::Up);
-                }
-                Sent::Full => return Ok(Step::Full),
-                Sent::Down => {
-                    counters.tx_dropped_down.add(1);
-                    shared.link_is(Link::Down);
-                }
-                Sent::Gone => {
-                    counters.tx_dropped_down.add(1);
-                    shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
-                }
-                Sent::Refused => counters.tx_dropped_refused.add(1),
-                Sent::Fault => return Err(RingError::Vanished),
+        let (moved, error) = match &mut self.queue.ring {
+            Some(Ring::Split(ring)) => self.sender.round(ring, shared, discards),
+            Some(Ring::Packed(ring)) => self.sender.round(ring, shared, discards),
+            None => (Moved::BLOCKED, None),
+        };
+        self.queue.publish();
+        match error {
+            None => moved,
+            Some(error) => {
+                self.queue.break_ring(&error);
+                Moved { state: Direction::Blocked, ..moved }
             }
         }
-        ring.complete(0);
-        Ok(Step::Done)
+    }
+}
+
+impl Sender {
+    #[inline]
+    fn round<R: Virtqueue>(&mut self, ring: &mut R, shared: &mut Shared, discards: bool) -> (Moved, Option<RingError>) {
+        let (packets, mut error) = get_packets(ring);
+        if packets == 0 {
+            return (Moved { state: Direction::Empty, ..Moved::BLOCKED }, error);
+        }
+        if discards || shared.link == Link::Gone {
+            let dropped =
+                if discards { &shared.counters.tx_dropped_disabled } else { &shared.counters.tx_dropped_down };
+            dropped.add(packets as u64);
+            ring.complete_unwritten(packets);
+            return (Moved { state: Direction::Ready, packets: packets as u64, ..Moved::BLOCKED }, error);
+        }
+        self.judge(ring.taken(), packets, shared);
+        let skip = shared.features.header_len;
+        let burst = TxBurst { frames: &self.frames, buffers: ring.taken().buffers(), skip };
+        let sent = self.uplink.send(&burst);
+        // All chains before the first frame that was not dealt with are done, dropped ones among them.
+        let done = self.frames.get(sent.done).map_or(packets, |frame| frame.chain.into());
+        ring.complete_unwritten(done);
+        let counters = &shared.counters;
+        counters.tx_packets.add(sent.packets);
+        counters.tx_segments.add(sent.segments);
+        counters.tx_bytes.add(sent.bytes);
+        counters.tx_dropped_down.add_some(sent.down);
+        counters.tx_dropped_refused.add_some(sent.refused);
+        match sent.end {
+            Some(Sent::Down) => shared.link_is(Link::Down),
+            Some(Sent::Gone) => shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD)),
+            Some(Sent::Fault) => error = error.or(Some(RingError::Vanished)),
+            _ if sent.packets > 0 => shared.link_is(Link::Up),
+            _ => {}
+        }
+        let state = if sent.end == Some(Sent::Full) { Direction::Blocked } else { Direction::Ready };
+        (Moved { state, packets: done as u64, segments: sent.segments, bytes: sent.bytes }, error)
+    }
+
+    /// Copies the headers of the first `packets` chains out and keeps the frames that may be sent.
+    #[inline]
+    fn judge(&mut self, taken: &Taken, packets: usize, shared: &Shared) {
+        self.frames.clear();
+        let skip = shared.features.header_len;
+        for (at, chain) in taken.chains()[..packets].iter().enumerate() {
+            let slices = taken.buffers().get(chain.slices());
+            let mut header = NetHeader::default();
+            match read_array(slices) {
+                Some(bytes) if skip == HEADER_LEN => header = NetHeader(bytes),
+                _ => _ = copy_from_guest(slices, 0, &mut header.0[..skip]),
+            }
+            let len = chain.len.saturating_sub(skip);
+            if self.expected_mac.is_some() {
+                check_mac(&mut self.expected_mac, self.id, slices, skip);
+            }
+            match header.judge_from_guest(len, shared.features.host) {
+                Ok(()) => self.frames.push(Judged { header, chain: at as u16, slices: chain.slices(), len }),
+                Err(e) => {
+                    shared.counters.tx_dropped_header.add(1);
+                    tracing::debug!(queue = %self.id, "frame dropped: {e}");
+                }
+            }
+        }
+    }
+}
+
+/// Takes a burst of packets from the ring in one step: how many there are now, and what ended it too early.
+#[inline]
+fn get_packets<R: Virtqueue>(ring: &mut R) -> (usize, Option<RingError>) {
+    match ring.take_burst(BURST_PACKETS, BURST_BYTES) {
+        Ok(n) => (n, None),
+        // What was taken before the broken chain is still good.
+        Err(e) => (ring.taken().len(), Some(e)),
+    }
+}
+
+/// Says once when the guest has another address than the uplink delivers to.
+fn check_mac(expected: &mut Option<[u8; 6]>, id: QueueId, slices: &[GuestSlice<'_>], skip: usize) {
+    let Some(mac) = *expected else { return };
+    let mut addresses = [0; 12];
+    if copy_from_guest(slices, skip, &mut addresses) == addresses.len() && addresses[6..] != mac {
+        let [theirs, ours] = [&addresses[6..], &mac].map(|mac| mac.iter().map(|b| format!("{b:02x}")).collect());
+        let (theirs, ours): (Vec<_>, Vec<_>) = (theirs, ours);
+        tracing::warn!(
+            queue = %id,
+            "the guest sends from {}, but the uplink delivers only to {}: give it that address (mac= of its NIC)",
+            theirs.join(":"),
+            ours.join(":")
+        );
+        *expected = None;
     }
 }

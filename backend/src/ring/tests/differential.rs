@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
-use super::super::{Access, SplitRing};
+use super::super::{Access, SplitRing, Virtqueue};
 use super::driver::{BASE, BUFFERS, Driver, SIZE, WRITE};
 use crate::memory::{GuestSlice, copy_to_guest};
 
@@ -81,19 +81,19 @@ proptest! {
             let taken = ring.take_burst(step.burst, usize::MAX).unwrap();
             for n in 0..taken {
                 let chain = queue.pop_descriptor_chain(&memory).expect("they see what we see");
-                prop_assert_eq!(chain.head_index(), ring.taken()[n].head);
+                prop_assert_eq!(chain.head_index(), ring.taken().chains()[n].id);
                 let their_lens: Vec<_> = chain.map(|d| d.len() as usize).collect();
-                let our_lens: Vec<_> = ring.slices(n, 1).iter().map(GuestSlice::len).collect();
+                let our_lens: Vec<_> = ring.taken().slices_of(n).iter().map(GuestSlice::len).collect();
                 prop_assert_eq!(&their_lens, &our_lens);
                 waiting -= our_lens.len();
             }
             for driver in [&ours, &theirs] {
-                driver.set_used_event(ring.base().wrapping_add(taken as u16).wrapping_sub(step.event_lag));
+                driver.set_used_event((ring.base() as u16).wrapping_add(taken as u16).wrapping_sub(step.event_lag));
             }
             for _ in 0..taken {
-                let (head, len) = (ring.taken()[0].head, ring.taken()[0].len as u32);
+                let (head, len) = (ring.taken().chains()[0].id, ring.taken().chains()[0].len as u32);
                 if write {
-                    copy_to_guest(&[0x5a; 8], ring.slices(0, 1));
+                    copy_to_guest(&[0x5a; 8], ring.taken().slices_of(0), 0);
                 }
                 ring.complete(len);
                 queue.add_used(&memory, head, len).unwrap();

@@ -53,6 +53,8 @@ impl Driver {
             desc: DESC,
             avail: AVAIL,
             used: USED,
+            packed: false,
+            in_order: false,
             event_idx,
             indirect: true,
             access,

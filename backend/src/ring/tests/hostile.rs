@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{Access, RingError, RingSetup, SplitRing};
+use super::super::{Access, RingError, RingSetup, SplitRing, Virtqueue};
 use super::driver::{BASE, BUFFERS, Desc, Driver, INDIRECT, NEXT, SIZE, WRITE};
 
 /// Offers the chain at `head` in a ring of eight and says what taking it brings.
@@ -118,7 +118,7 @@ fn an_indirect_table_may_end_a_chain() {
     driver.publish();
     let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, false)).unwrap();
     assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 1);
-    assert_eq!(ring.taken()[0].len, 112);
+    assert_eq!(ring.taken().chains()[0].len, 112);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn good_chains_before_a_broken_one_are_still_good() {
     let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, false)).unwrap();
     assert!(ring.take_burst(8, 1 << 20).is_err());
     assert_eq!(ring.taken().len(), 1);
-    assert_eq!(ring.slices(0, 1).len(), 1);
+    assert_eq!(ring.taken().slices_of(0).len(), 1);
 }
 
 #[test]
@@ -219,7 +219,7 @@ proptest! {
         prop_assert!(taken <= 8);
         let mut bytes = vec![0; 64];
         for n in 0..taken {
-            crate::memory::copy_from_guest(ring.slices(n, 1), &mut bytes);
+            crate::memory::copy_from_guest(ring.taken().slices_of(n), 0, &mut bytes);
         }
         for _ in 0..taken {
             ring.complete(0);

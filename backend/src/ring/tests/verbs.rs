@@ -1,6 +1,6 @@
 //! What each verb promises to a driver that keeps the rules.
 
-use super::super::{Access, SplitRing};
+use super::super::{Access, SplitRing, Virtqueue};
 use super::driver::{BUFFERS, Driver, WRITE};
 use crate::memory::{copy_from_guest, total_len};
 
@@ -16,7 +16,7 @@ fn chains_come_in_order_with_their_bytes_across_the_index_wrap() {
         driver.publish();
         assert_eq!(ring.take_burst(64, 1 << 20).unwrap(), 1);
         let mut bytes = [0; 64];
-        assert_eq!(copy_from_guest(ring.slices(0, 1), &mut bytes), 32);
+        assert_eq!(copy_from_guest(ring.taken().slices_of(0), 0, &mut bytes), 32);
         assert_eq!(bytes[..32], [n; 32]);
         let before = driver.used_idx();
         ring.complete(0);
@@ -38,7 +38,7 @@ fn a_burst_is_bounded_by_chains_and_bytes() {
     driver.publish();
     assert_eq!(ring.take_burst(8, usize::MAX).unwrap(), 8);
     assert_eq!(ring.take_burst(64, 10_500).unwrap(), 11);
-    assert_eq!(ring.taken_len(), 11_000);
+    assert_eq!(ring.taken().bytes(), 11_000);
     assert_eq!(ring.take_burst(64, usize::MAX).unwrap(), 40);
 }
 
@@ -57,8 +57,8 @@ fn buffers_in_a_row_stay_right_while_the_front_is_completed() {
         driver.publish();
         ring.take_burst(100, usize::MAX).unwrap();
         let n = 50.min(ring.taken().len());
-        assert_eq!(total_len(ring.slices(0, n)), n * 96);
-        assert_eq!(ring.slices(0, n).len(), n * 2);
+        assert_eq!(total_len(ring.taken().slices(n)), n * 96);
+        assert_eq!(ring.taken().slices(n).len(), n * 2);
         for _ in 0..n {
             ring.complete(96);
         }
@@ -140,12 +140,12 @@ fn untaken_chains_are_taken_again_and_a_new_ring_goes_on_at_the_used_index() {
     ring.untake();
     assert_eq!(ring.base(), 65_535);
     assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
-    assert_eq!(ring.taken()[0].len, 101);
+    assert_eq!(ring.taken().chains()[0].len, 101);
 
     let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
     assert_eq!(ring.base(), 65_535);
     assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
-    assert_eq!(ring.taken()[0].len, 101);
+    assert_eq!(ring.taken().chains()[0].len, 101);
 }
 
 #[test]

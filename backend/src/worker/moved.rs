@@ -1,0 +1,20 @@
+//! What one direction of a pair did in a round.
+
+use crate::mode::Direction;
+
+/// What was moved, and what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) state: Direction,
+    /// Chains or frames that were dealt with, dropped ones among them.
+    pub(super) packets: u64,
+    /// Packets that were moved, counted as segmented.
+    pub(super) segments: u64,
+    /// Bytes that were moved.
+    pub(super) bytes: u64,
+}
+
+impl Moved {
+    /// Nothing, and nothing can be.
+    pub(super) const BLOCKED: Self = Self { state: Direction::Blocked, packets: 0, segments: 0, bytes: 0 };
+}
