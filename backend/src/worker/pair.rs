@@ -111,6 +111,8 @@ impl Pair {
                 let old = std::mem::replace(&mut self.memory, table);
                 self.rx.queue.move_to(&self.memory, wakeups);
                 self.tx.queue.move_to(&self.memory, wakeups);
+                // Before the next round, which is to see what waits in the uplink of rings that go on.
+                self.attach_as_needed(wakeups);
                 let _ = answer.send(old);
             }
             Message::Log(id, log, answer) => {
