@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::mode::Setting;
 use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::DeviceName;
@@ -123,6 +124,10 @@ pub struct DeviceOptions {
     /// Largest ring that a guest may use, in entries
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
     pub queue_size: u16,
+
+    /// When rings and uplink are polled, and when the worker sleeps until it is interrupted
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub mode: Setting,
 
     /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]

@@ -51,6 +51,7 @@ impl Device {
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
             cpus: options.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
+            mode: options.mode,
         }));
         Ok(Self { nic, entrance: Some(entrance) })
     }

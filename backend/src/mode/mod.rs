@@ -5,6 +5,19 @@
 
 #![forbid(unsafe_code)]
 
+/// Who chooses the mode of a queue pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// The governor, by what it sees.
+    #[default]
+    Auto,
+    /// It is interrupt mode.
+    Interrupt,
+    /// It is polling mode.
+    Polling,
+}
+
 /// What one direction of a queue pair was like at the end of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
@@ -32,14 +45,22 @@ pub struct Seen {
 pub enum Decision {
     /// Another round at once, kicks off.
     Drain,
+    /// Another round soon, kicks off.
+    Poll,
     /// Arm kicks and sleep.
     Wait,
 }
 
-/// Interrupt mode: drain while a direction has work that can be moved, else wait.
+/// Drain while a direction has work that can be moved, else wait; in polling mode, look again.
 #[must_use]
-pub fn decide(seen: Seen) -> Decision {
-    if seen.rx == Direction::Ready || seen.tx == Direction::Ready { Decision::Drain } else { Decision::Wait }
+pub fn decide(setting: Setting, seen: Seen) -> Decision {
+    match seen {
+        Seen { rx: Direction::Ready, .. } | Seen { tx: Direction::Ready, .. } => Decision::Drain,
+        // Never spin on what cannot move.
+        Seen { rx: Direction::Blocked, tx: Direction::Blocked } => Decision::Wait,
+        _ if setting == Setting::Polling => Decision::Poll,
+        _ => Decision::Wait,
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +78,7 @@ mod tests {
             (Blocked, Empty, Decision::Wait),
             (Blocked, Blocked, Decision::Wait),
         ] {
-            assert_eq!(decide(Seen { rx, tx }), decision, "{rx:?} {tx:?}");
+            assert_eq!(decide(Setting::Auto, Seen { rx, tx }), decision, "{rx:?} {tx:?}");
         }
     }
 }

@@ -16,6 +16,7 @@ pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
 pub use front_end::FrontEnd;
 
+use crate::mode::Setting;
 use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
@@ -50,6 +51,8 @@ pub struct NicSetup {
     pub max_queue_size: u16,
     /// CPUs that its workers are pinned to, in turn; none: they run where the kernel likes.
     pub cpus: Vec<usize>,
+    /// Who chooses the mode of its pairs.
+    pub mode: Setting,
 }
 
 /// A virtual NIC.
@@ -65,6 +68,7 @@ pub struct Nic {
     offered: u64,
     max_queue_size: u16,
     cpus: Vec<usize>,
+    mode: Setting,
     counters: DeviceCounters,
     pairs: Vec<Mutex<PairState>>,
     front_end: Mutex<Option<FrontEnd>>,
@@ -103,6 +107,7 @@ impl Nic {
             offered: offered(setup.offloads, pairs.len(), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
             cpus: setup.cpus,
+            mode: setup.mode,
             counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
             pairs,
             front_end: Mutex::new(None),
@@ -244,7 +249,7 @@ impl Nic {
         match std::mem::replace(&mut *state, PairState::Failed) {
             PairState::Idle(tx, rx) => {
                 let (counters, uplink_mac) = (self.counters[at].clone(), self.uplink_mac);
-                let setup = PairSetup { id, tx, rx, counters, uplink_mac };
+                let setup = PairSetup { id, tx, rx, counters, uplink_mac, mode: self.mode };
                 let cpu = (!self.cpus.is_empty()).then(|| self.cpus[at % self.cpus.len()]);
                 let worker = WorkerHandle::spawn(setup, cpu).map_err(|source| StartError { id, source })?;
                 let mailbox = worker.mailbox().clone();

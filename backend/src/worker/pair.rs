@@ -12,7 +12,7 @@ use super::tx::TxHalf;
 use super::wakeups::{Interest, Wakeups};
 use super::{BURST_PACKETS, Direction, Message, PairCounters, QueueId};
 use crate::memory::MemoryTable;
-use crate::mode::{self, Seen};
+use crate::mode::{self, Decision, Seen, Setting};
 use crate::offload::rarp;
 use crate::ring::RingError;
 use crate::uplink::{Rx, Tx};
@@ -33,6 +33,8 @@ pub struct PairSetup {
     pub counters: Arc<PairCounters>,
     /// The address that the guest must send from for answers to reach it.
     pub uplink_mac: Option<[u8; 6]>,
+    /// Who chooses its mode.
+    pub mode: Setting,
 }
 
 /// A queue pair in the hands of its worker.
@@ -42,6 +44,7 @@ pub struct Pair {
     rx: RxHalf,
     tx: TxHalf,
     memory: Arc<MemoryTable>,
+    mode: Setting,
     seen: Seen,
     interest: Interest,
 }
@@ -50,12 +53,13 @@ impl Pair {
     /// A pair whose rings are not started.
     #[must_use]
     pub fn new(setup: PairSetup) -> Self {
-        let PairSetup { id, tx, rx, counters, uplink_mac } = setup;
+        let PairSetup { id, tx, rx, counters, uplink_mac, mode } = setup;
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         Self {
             rx: RxHalf { queue: queue(Direction::Rx), uplink: rx, unfinished: None },
             tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
             memory: Arc::default(),
+            mode,
             seen: Seen { rx: mode::Direction::Blocked, tx: mode::Direction::Blocked },
             interest: Interest::default(),
             shared: Shared { id, features: Features::default(), link: Link::Detached, counters },
@@ -193,7 +197,7 @@ impl Pair {
     }
 
     /// A round: each direction moves at most one burst.
-    pub(super) fn round(&mut self) -> Seen {
+    pub(super) fn round(&mut self) -> Decision {
         let start = cycles();
         let tx = self.tx.round(&mut self.shared);
         let rx = self.rx.round(&mut self.shared);
@@ -203,7 +207,7 @@ impl Pair {
             self.rx.queue.break_ring(&RingError::Vanished);
             self.tx.queue.break_ring(&RingError::Vanished);
         }
-        self.seen
+        mode::decide(self.mode, self.seen)
     }
 
     fn count(&mut self, tx: Moved, rx: Moved, start: u64) {

@@ -7,7 +7,17 @@ use std::sync::Arc;
 
 use super::wakeups::Wakeups;
 use super::{Direction, Mailbox, Message, Pair};
-use crate::mode::{self, Decision};
+use crate::mode::Decision;
+
+/// How often a polling worker pauses between two rounds that found nothing. Looking at a ring without a pause takes the
+/// cache line away from the driver that is about to write to it.
+const PAUSES: u32 = 100;
+
+fn pause() {
+    for _ in 0..PAUSES {
+        std::hint::spin_loop();
+    }
+}
 
 /// A worker thread's state.
 pub(super) struct Worker {
@@ -31,7 +41,13 @@ impl Worker {
                 self.wait();
             }
             self.change_interrupt_of_all(false);
-            while self.round() == Decision::Drain {}
+            loop {
+                match self.round() {
+                    Decision::Drain => {}
+                    Decision::Poll => pause(),
+                    Decision::Wait => break,
+                }
+            }
         }
     }
 
@@ -42,8 +58,10 @@ impl Worker {
         }
         let mut decision = Decision::Wait;
         for pair in &mut self.pairs {
-            if mode::decide(pair.round()) == Decision::Drain {
-                decision = Decision::Drain;
+            match (pair.round(), decision) {
+                (Decision::Drain, _) => decision = Decision::Drain,
+                (Decision::Poll, Decision::Wait) => decision = Decision::Poll,
+                _ => {}
             }
         }
         decision
