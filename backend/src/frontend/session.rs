@@ -222,7 +222,7 @@ impl Session {
             event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
             indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
             access: if id.direction == Direction::Rx { Access::Write } else { Access::Read },
-            min_chain_len: self.understood().header_len,
+            min_chain_len: self.understood().header_len as u32,
         })
     }
 

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::copy::copy_bytes;
 use super::window::Unaligned;
 use super::{DirtyLog, MemoryError, MemoryTable, prefetch};
 
@@ -49,6 +50,14 @@ impl<'a> GuestSlice<'a> {
         Self { iovec, table: PhantomData }
     }
 
+    /// Asks the CPU for the cache line of byte `at`, if it has one.
+    #[inline]
+    pub fn prefetch(&self, at: usize) {
+        if at < self.iovec.iov_len {
+            prefetch(self.iovec.iov_base.wrapping_byte_add(at).cast::<u8>());
+        }
+    }
+
     /// As the kernel takes it. Valid for reads and writes of `iov_len` bytes during `'a`.
     #[inline]
     #[must_use]
@@ -78,6 +87,12 @@ struct Hint {
 
 impl Hint {
     const NONE: Self = Self { guest_address: 0, len: 0, ptr: std::ptr::null_mut() };
+
+    /// The region of `address`.
+    #[inline(never)]
+    fn of(table: &MemoryTable, address: u64) -> Self {
+        table.region_of(address).map_or(Self::NONE, |(guest_address, len, ptr)| Self { guest_address, len, ptr })
+    }
 
     /// Where `len` bytes at `address` are mapped, if all of them lie in this region.
     #[inline]
@@ -117,26 +132,60 @@ impl Buffers {
         self.slices.is_empty()
     }
 
-    /// Adds `len` bytes of guest memory at `address`; a range over adjoining regions becomes several slices.
+    /// Adds up to `max` buffers that `next` tells by number: a guest address and a length of at least one byte. Ends when
+    /// `next` has no more, when they have `max_bytes` together, or at one that does not lie in one region. Asks the CPU for the first cache line of each. Says how many were added and their bytes.
+    #[inline]
+    pub fn push_near(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        mut next: impl FnMut(usize) -> Option<(u64, u32)>,
+    ) -> (usize, usize) {
+        let before = self.slices.len();
+        self.slices.resize(before + max, libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 });
+        let mut hint = self.hint;
+        let (mut added, mut bytes) = (0, 0);
+        for slice in &mut self.slices[before..] {
+            let Some((address, len)) = next(added) else { break };
+            let len = len as usize;
+            let ptr = match hint.resolve(address, len) {
+                Some(ptr) => ptr,
+                None => {
+                    hint = Hint::of(&self.table, address);
+                    let Some(ptr) = hint.resolve(address, len) else { break };
+                    ptr
+                }
+            };
+            prefetch(ptr);
+            *slice = libc::iovec { iov_base: ptr.cast(), iov_len: len };
+            added += 1;
+            bytes += len;
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        self.hint = hint;
+        self.slices.truncate(before + added);
+        (added, bytes)
+    }
+
+    /// Adds `len` bytes of guest memory at `address`; a range over adjoining regions becomes several slices, an empty one
+    /// none.
     ///
     /// # Errors
     /// When a part of the range is in no region. What was added before it stays: see [`Buffers::truncate`].
-    #[inline]
-    pub fn push(&mut self, address: u64, len: usize) -> Result<(), MemoryError> {
-        if len > 0
-            && let Some(ptr) = self.hint.resolve(address, len)
-        {
-            self.slices.push(libc::iovec { iov_base: ptr.cast(), iov_len: len });
+    pub fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
+        if let Some(ptr) = self.hint.resolve(address, len as usize).filter(|_| len > 0) {
+            prefetch(ptr);
+            self.slices.push(libc::iovec { iov_base: ptr.cast(), iov_len: len as usize });
             return Ok(());
         }
-        self.push_by_table(address, len)
+        self.push_by_table(address, len as usize)
     }
 
     #[cold]
     fn push_by_table(&mut self, mut address: u64, mut len: usize) -> Result<(), MemoryError> {
-        if let Some((guest_address, len, ptr)) = self.table.region_of(address) {
-            self.hint = Hint { guest_address, len, ptr };
-        }
+        self.hint = Hint::of(&self.table, address);
         while len > 0 {
             let Some((ptr, got)) = self.table.resolve(address, len) else {
                 return Err(MemoryError::Unmapped { address, len: len as u64 });
@@ -160,14 +209,6 @@ impl Buffers {
         // SAFETY: GuestSlice is a transparent iovec; each iovec was made by `push` from `table`, which outlives the
         // borrow of self that the result carries.
         unsafe { std::slice::from_raw_parts(iovecs.as_ptr().cast::<GuestSlice<'_>>(), iovecs.len()) }
-    }
-
-    /// Asks the CPU for the first cache line of the last slice: it will be looked at soon.
-    #[inline]
-    pub fn prefetch_last(&self) {
-        if let Some(last) = self.slices.last() {
-            prefetch(last.iov_base.cast::<u8>());
-        }
     }
 
     /// Marks the first `len` bytes of the slices in `range` as written by the device.
@@ -207,12 +248,18 @@ pub fn total_len(slices: &[GuestSlice<'_>]) -> usize {
 /// Copies from `slices`, from byte `skip` on, until `to` is full or they end; says how many bytes.
 #[inline]
 pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) -> usize {
+    if let Some(whole) = whole_piece(slices, skip, to.len()) {
+        // SAFETY: the piece is valid for its length (see `get`), which is that of `to`; private memory and guest memory
+        // never overlap.
+        unsafe { copy_bytes(whole.cast_const(), to.as_mut_ptr(), to.len()) };
+        return to.len();
+    }
     let mut done = 0;
     each_piece(slices, skip, to.len(), |piece| {
         let into = to[done..].as_mut_ptr();
         // SAFETY: the slice is valid for its length (see `get`), `to` has as many bytes left; private memory and guest
         // memory never overlap.
-        unsafe { std::ptr::copy_nonoverlapping(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
+        unsafe { copy_bytes(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
         done += piece.len();
     });
     done
@@ -223,15 +270,32 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) ->
 pub fn append_from_guest(slices: &[GuestSlice<'_>], skip: usize, len: usize, to: &mut Vec<u8>) -> usize {
     to.reserve(len);
     let before = to.len();
+    if let Some(whole) = whole_piece(slices, skip, len) {
+        let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the piece is valid for its length (see `get`), for which room was made; private memory and guest memory
+        // never overlap.
+        unsafe { copy_bytes(whole.cast_const(), into, len) };
+        // SAFETY: these bytes were written just now, inside the capacity.
+        unsafe { to.set_len(before + len) };
+        return len;
+    }
     each_piece(slices, skip, len, |piece| {
         let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: the slice is valid for its length (see `get`); the pieces together are `len` bytes at most, for which
         // room was made; private memory and guest memory never overlap.
-        unsafe { std::ptr::copy_nonoverlapping(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
+        unsafe { copy_bytes(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
         // SAFETY: these bytes were written just now, inside the capacity.
         unsafe { to.set_len(to.len() + piece.len()) };
     });
     to.len() - before
+}
+
+/// Where the `len` bytes from `skip` on are, if the first slice holds them all: mostly it does.
+#[inline]
+fn whole_piece(slices: &[GuestSlice<'_>], skip: usize, len: usize) -> Option<*mut u8> {
+    let first = slices.first()?;
+    let left = first.len().checked_sub(skip)?;
+    (left >= len).then(|| first.iovec.iov_base.wrapping_byte_add(skip).cast())
 }
 
 /// Calls `f` with the pieces of `slices` that lie in the `len` bytes from `skip` on.
@@ -250,31 +314,18 @@ fn each_piece(slices: &[GuestSlice<'_>], mut skip: usize, mut len: usize, mut f:
     }
 }
 
-/// Copies the first `N` bytes of `slices`, if the first slice holds them all. Each byte is read exactly once.
+/// The first twelve bytes of `slices` as little-endian numbers, if the first slice holds them all. Each byte is read exactly
+/// once.
 #[inline]
 #[must_use]
-pub fn read_array<const N: usize>(slices: &[GuestSlice<'_>]) -> Option<[u8; N]> {
-    let first = slices.first().filter(|slice| slice.len() >= N)?;
-    let from = first.iovec.iov_base.cast::<[u8; N]>();
-    let mut bytes = [0; N];
-    // Words of eight, then of four bytes: a volatile read of an array may be one of each byte.
-    let (words, rest) = bytes.as_chunks_mut::<8>();
-    for (at, word) in words.iter_mut().enumerate() {
-        // SAFETY: the slice is valid for its length (see `get`), which is N at least; the type has no alignment.
-        *word = unsafe { from.cast::<Unaligned<u64>>().wrapping_add(at).read_volatile() }.0.to_ne_bytes();
-    }
-    let from = from.wrapping_byte_add(N - rest.len());
-    let (halves, rest) = rest.as_chunks_mut::<4>();
-    for (at, half) in halves.iter_mut().enumerate() {
-        // SAFETY: as above.
-        *half = unsafe { from.cast::<Unaligned<u32>>().wrapping_add(at).read_volatile() }.0.to_ne_bytes();
-    }
-    let from = from.cast::<u8>().wrapping_add(4 * halves.len());
-    for (at, byte) in rest.iter_mut().enumerate() {
-        // SAFETY: as above.
-        *byte = unsafe { from.wrapping_add(at).read_volatile() };
-    }
-    Some(bytes)
+pub fn read_twelve(slices: &[GuestSlice<'_>]) -> Option<(u64, u32)> {
+    let first = slices.first().filter(|slice| slice.len() >= 12)?;
+    let from = first.iovec.iov_base;
+    // SAFETY: the slice is valid for its length (see `get`), which is 12 at least; the type has no alignment to keep.
+    let low = unsafe { from.cast::<Unaligned<u64>>().read_volatile() }.0;
+    // SAFETY: as above, eight bytes on.
+    let high = unsafe { from.wrapping_byte_add(8).cast::<Unaligned<u32>>().read_volatile() }.0;
+    Some((u64::from_le(low), u32::from_le(high)))
 }
 
 /// Copies `bytes` to the start of `slices`, if the first slice holds them all; says whether.
@@ -289,12 +340,18 @@ pub fn write_array<const N: usize>(bytes: &[u8; N], slices: &[GuestSlice<'_>]) -
 /// Copies `from` to `slices`, from byte `skip` on, until it is written or they end; says how many bytes.
 #[inline]
 pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usize {
+    if let Some(whole) = whole_piece(slices, skip, from.len()) {
+        // SAFETY: the piece is valid for its length (see `get`), which is that of `from`; private memory and guest memory
+        // never overlap.
+        unsafe { copy_bytes(from.as_ptr(), whole, from.len()) };
+        return from.len();
+    }
     let mut done = 0;
     each_piece(slices, skip, from.len(), |piece| {
         let from = from[done..].as_ptr();
         // SAFETY: the slice is valid for its length (see `get`), `from` has as many bytes left; private memory and guest
         // memory never overlap.
-        unsafe { std::ptr::copy_nonoverlapping(from, piece.iovec.iov_base.cast::<u8>(), piece.len()) };
+        unsafe { copy_bytes(from, piece.iovec.iov_base.cast::<u8>(), piece.len()) };
         done += piece.len();
     });
     done

@@ -6,20 +6,23 @@
 //! A [`MemoryTable`] never changes. Adding or removing a region makes a new table that shares the mappings of the old.
 
 mod buffers;
+mod copy;
 mod dirty_log;
+mod entries;
 mod mapping;
 mod prefetch;
 mod table;
 mod window;
 
 pub use buffers::{
-    Buffers, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_array, total_len, write_array,
+    Buffers, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len, write_array,
 };
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
+pub use entries::{Entries, View};
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
 
-pub(crate) use prefetch::prefetch;
+use prefetch::prefetch;
 
 #[cfg(test)]
 pub(crate) use table::tests::memfd;

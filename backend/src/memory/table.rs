@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::mapping::{self, Mapping};
-use super::{MemoryError, Window};
+use super::{Entries, MemoryError, Window};
 
 /// A region as the front end describes it (vhost-user, "Memory region description").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,19 @@ impl MemoryTable {
                 .ok_or(MemoryError::Misaligned { address: guest_address, align }),
             _ => Err(unmapped),
         }
+    }
+
+    /// A view of an array of `len` entries of `SIZE` bytes at `guest_address` that keeps the table alive.
+    ///
+    /// # Errors
+    /// As [`MemoryTable::window`].
+    pub fn entries<const SIZE: usize>(
+        self: &Arc<Self>,
+        guest_address: u64,
+        len: usize,
+        align: usize,
+    ) -> Result<Entries<SIZE>, MemoryError> {
+        self.window(guest_address, len * SIZE, align).map(Entries::new)
     }
 
     /// The region that holds `guest_address`: its first guest address, its size and where it is mapped.

@@ -6,9 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::{MemoryTable, prefetch};
+use super::MemoryTable;
 
 /// A number at any address, so that it can be read in one go.
 #[repr(C, packed)]
@@ -68,33 +68,6 @@ impl Window {
         u64::from_le(unsafe { from.read_volatile() }.0)
     }
 
-    /// Reads the 64-bit field at `offset`; what the guest wrote before it is seen by what follows.
-    #[inline]
-    #[must_use]
-    pub fn load_u64_acquire(&self, offset: usize) -> u64 {
-        u64::from_le(self.atomic_u64(offset).load(Ordering::Acquire))
-    }
-
-    /// Writes the 64-bit field at `offset`.
-    #[inline]
-    pub fn store_u64(&self, offset: usize, value: u64) {
-        self.atomic_u64(offset).store(value.to_le(), Ordering::Relaxed);
-    }
-
-    /// Writes the 64-bit field at `offset` after everything written before.
-    #[inline]
-    pub fn store_u64_release(&self, offset: usize, value: u64) {
-        self.atomic_u64(offset).store(value.to_le(), Ordering::Release);
-    }
-
-    /// Asks the CPU for the cache line at `offset`, if there is one.
-    #[inline]
-    pub fn prefetch(&self, offset: usize) {
-        if offset < self.len {
-            prefetch(self.ptr.wrapping_add(offset));
-        }
-    }
-
     /// Copies `N` bytes at `offset` out.
     #[inline]
     #[must_use]
@@ -123,13 +96,12 @@ impl Window {
         unsafe { AtomicU16::from_ptr(ptr) }
     }
 
-    #[inline]
-    fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
-        let ptr = self.at(offset, 8).cast::<u64>();
-        assert!(ptr.is_aligned(), "offset {offset} is not aligned");
-        // SAFETY: `at` checked that eight bytes lie in the mapping, which lives as long as `self`; the pointer is
-        // aligned; all other writes to the field in this process are atomic too.
-        unsafe { AtomicU64::from_ptr(ptr) }
+    pub(super) fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// The pointer to `offset`. Offsets are made by this crate, never by the guest: one out of range is a bug here.

@@ -37,6 +37,30 @@ pub enum HeaderError {
 }
 
 impl NetHeader {
+    /// Whether a driver's header, of which these are the first eight bytes in little-endian order, leaves its frame as it
+    /// is: no checksum to finish, nothing to cut. The rest of such a header means nothing.
+    #[inline]
+    #[must_use]
+    pub fn asks_for_nothing(low: u64) -> bool {
+        low & u64::from_le_bytes([F_NEEDS_CSUM, 0xff, 0, 0, 0, 0, 0, 0]) == 0
+    }
+
+    /// The header whose first eight and last four bytes these are, in little-endian order, without what is for
+    /// receivers only. One that asks for nothing comes back empty.
+    #[must_use]
+    pub fn from_driver(low: u64, high: u32) -> Self {
+        if Self::asks_for_nothing(low) {
+            return Self::default();
+        }
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..8].copy_from_slice(&low.to_le_bytes());
+        bytes[8..].copy_from_slice(&high.to_le_bytes());
+        let mut header = Self(bytes);
+        header.0[0] &= F_NEEDS_CSUM;
+        header.set_num_buffers(0);
+        header
+    }
+
     fn flags(&self) -> u8 {
         self.0[0]
     }
@@ -73,6 +97,7 @@ impl NetHeader {
     }
 
     /// Packets that the frame stands for: its segments, or 1.
+    #[inline]
     #[must_use]
     pub fn segments(&self, frame_len: usize) -> usize {
         match self.gso_size() {
@@ -81,14 +106,11 @@ impl NetHeader {
         }
     }
 
-    /// Judges the header of a frame of `frame_len` bytes for a receiver that takes `takes`, and clears what means
-    /// nothing to a receiver of packets from a driver.
+    /// Judges the header of a driver's frame of `frame_len` bytes for a receiver that takes `takes`.
     ///
     /// # Errors
     /// When the frame cannot be passed on as it is.
-    pub fn judge_from_guest(&mut self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
-        self.0[0] &= F_NEEDS_CSUM;
-        self.set_num_buffers(0);
+    pub fn judge_from_guest(&self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
         self.judge(frame_len, takes)
     }
 
@@ -96,6 +118,7 @@ impl NetHeader {
     ///
     /// # Errors
     /// When the guest cannot take the frame as it is: it was queued under the features of another driver.
+    #[inline]
     pub fn judge_for_guest(&mut self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
         self.0[0] &= F_NEEDS_CSUM | F_DATA_VALID;
         if !takes.csum {
@@ -105,6 +128,7 @@ impl NetHeader {
         self.judge(frame_len, takes)
     }
 
+    #[inline]
     fn judge(&self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
         let needs_csum = self.flags() & F_NEEDS_CSUM != 0;
         if needs_csum {
@@ -166,7 +190,7 @@ mod tests {
 
     #[test]
     fn senseless_headers_are_refused() {
-        let judge = |mut h: NetHeader| h.judge_from_guest(1000, Offloads::ALL);
+        let judge = |h: NetHeader| h.judge_from_guest(1000, Offloads::ALL);
         assert_eq!(judge(header(1, 0, 0, 990, 9)), Err(HeaderError::ChecksumOutside));
         assert_eq!(judge(header(1, 0, 0, u16::MAX, u16::MAX)), Err(HeaderError::ChecksumOutside));
         assert_eq!(judge(header(1, GSO_TCPV4, 0, 34, 16)), Err(HeaderError::Segmentation));
@@ -189,7 +213,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_judged_header_stays_inside_its_frame(bytes: [u8; HEADER_LEN], len in 0usize..70_000) {
-            let mut h = NetHeader(bytes);
+            let [low @ .., a, b, c, d] = bytes;
+            let h = NetHeader::from_driver(u64::from_le_bytes(low), u32::from_le_bytes([a, b, c, d]));
+            prop_assert_eq!(h.0[0] & !F_NEEDS_CSUM, 0);
+            prop_assert_eq!(&h.0[10..], &[0, 0]);
+            if h.flags() == 0 && h.gso_type() == GSO_NONE {
+                prop_assert_eq!(h, NetHeader::default());
+            } else {
+                prop_assert_eq!(&h.0[1..10], &bytes[1..10]);
+            }
             if h.judge_from_guest(len, Offloads::ALL).is_ok() && h.flags() & F_NEEDS_CSUM != 0 {
                 prop_assert!(h.csum_start() + h.csum_offset() + 2 <= len);
             }

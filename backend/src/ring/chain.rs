@@ -1,9 +1,8 @@
 //! Descriptor chains: every descriptor is copied out once before it is judged, so that a driver that rewrites it meanwhile
 //! changes nothing. What both formats have in common; how a chain goes on from one descriptor to the next is the format's.
 
-use super::taken::Walked;
-use super::{Access, RingError, RingSetup};
-use crate::memory::{Buffers, Window};
+use super::{Access, RingError, RingSetup, Taken};
+use crate::memory::Entries;
 
 /// Bytes of a descriptor.
 pub(super) const DESC_SIZE: usize = 16;
@@ -24,31 +23,23 @@ pub(super) struct Desc {
 }
 
 impl Desc {
-    /// Reads a descriptor of the split format: address, length, flags, next (virtio 1.3, 2.7.5).
+    /// A descriptor of the split format: address, then length, flags and next in one word (virtio 1.3, 2.7.5).
     #[inline]
-    pub(super) fn read_split(table: &Window, index: u16) -> Self {
-        let at = usize::from(index) * DESC_SIZE;
-        let (address, rest) = (table.read_u64(at), table.read_u64(at + 8));
+    pub(super) fn split((address, rest): (u64, u64)) -> Self {
         Self { address, len: rest as u32, flags: (rest >> 32) as u16, number: (rest >> 48) as u16 }
     }
 
-    /// A descriptor of the packed format: address, length, id, flags (virtio 1.3, 2.8.13).
+    /// A descriptor of the packed format: address, then length, id and flags in one word (virtio 1.3, 2.8.13).
     #[inline]
-    pub(super) fn packed(address: u64, rest: u64) -> Self {
+    pub(super) fn packed((address, rest): (u64, u64)) -> Self {
         Self { address, len: rest as u32, flags: (rest >> 48) as u16, number: (rest >> 32) as u16 }
-    }
-
-    /// A descriptor of an indirect table of the packed format.
-    fn read_packed(table: &Window, index: u16) -> Self {
-        let at = usize::from(index) * DESC_SIZE;
-        Self::packed(table.read_u64(at), table.read_u64(at + 8))
     }
 
     /// Whether it is a whole chain that needs no walk: most are. The rest, and whatever is wrong, is for [`Walk`].
     #[inline]
     pub(super) fn is_whole_chain(&self, setup: &RingSetup) -> bool {
         let direction = if setup.access == Access::Write { F_WRITE } else { 0 };
-        self.flags & (F_NEXT | F_INDIRECT | F_WRITE) == direction && self.len as usize >= setup.min_chain_len.max(1)
+        self.flags & (F_NEXT | F_INDIRECT | F_WRITE) == direction && self.len >= setup.min_chain_len.max(1)
     }
 }
 
@@ -57,14 +48,40 @@ pub(super) struct Walk<'a> {
     setup: &'a RingSetup,
     /// What the chain is called in errors: its first descriptor.
     head: u16,
-    buffers: &'a mut Buffers,
+    taken: &'a mut Taken,
+    /// Number of its first slice.
+    first: usize,
     descriptors: u16,
     len: usize,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(setup: &'a RingSetup, head: u16, buffers: &'a mut Buffers) -> Self {
-        Self { setup, head, buffers, descriptors: 0, len: 0 }
+    /// Walks the chain at `head` by `walk`, which says its id and the entries of the ring that it occupies, and adds it
+    /// to `taken`. Says how many descriptors that took.
+    #[cold]
+    pub(super) fn chain(
+        setup: &'a RingSetup,
+        head: u16,
+        taken: &'a mut Taken,
+        walk: impl FnOnce(&mut Self) -> Result<(u16, u16), RingError>,
+    ) -> Result<usize, RingError> {
+        let first = taken.buffers().len();
+        let mut this = Self { setup, head, taken, first, descriptors: 0, len: 0 };
+        match walk(&mut this).and_then(|end| this.has_room_for_header().map(|()| end)) {
+            Ok((id, slots)) => {
+                this.taken.push(this.first, id, slots, this.len);
+                Ok(this.descriptors.into())
+            }
+            Err(e) => {
+                this.taken.buffers_mut().truncate(first);
+                Err(e)
+            }
+        }
+    }
+
+    fn has_room_for_header(&self) -> Result<(), RingError> {
+        let (len, min) = (self.len, self.setup.min_chain_len as usize);
+        if len < min { Err(RingError::NoRoomForHeader { head: self.head, len, min }) } else { Ok(()) }
     }
 
     /// Adds the buffer of a descriptor.
@@ -76,13 +93,13 @@ impl<'a> Walk<'a> {
         if (desc.flags & F_WRITE != 0) != (self.setup.access == Access::Write) {
             return Err(RingError::WrongDirection { head: self.head });
         }
-        self.buffers.push(desc.address, desc.len as usize)?;
+        self.taken.buffers_mut().push(desc.address, desc.len)?;
         self.len += desc.len as usize;
         Ok(())
     }
 
     /// The table that an indirect descriptor of the ring itself refers to, and its number of entries.
-    pub(super) fn indirect(&self, desc: Desc) -> Result<(Window, u16), RingError> {
+    pub(super) fn indirect(&self, desc: Desc) -> Result<(Entries<DESC_SIZE>, u16), RingError> {
         if !self.setup.indirect || desc.flags & F_NEXT != 0 {
             return Err(self.no_indirect_here());
         }
@@ -92,7 +109,7 @@ impl<'a> Walk<'a> {
         if entries == 0 || !(len as usize).is_multiple_of(DESC_SIZE) || entries > usize::from(size) {
             return Err(RingError::IndirectLength { head: self.head, len, size });
         }
-        Ok((self.buffers.table().window(address, len as usize, 1)?, entries as u16))
+        Ok((self.taken.buffers().table().entries(address, entries, 1)?, entries as u16))
     }
 
     pub(super) fn no_indirect_here(&self) -> RingError {
@@ -101,13 +118,19 @@ impl<'a> Walk<'a> {
 
     /// Follows a chain of the split format through a table of `table_len` descriptors, and into an indirect one if this
     /// is the ring's own.
-    pub(super) fn split(&mut self, table: &Window, first: u16, table_len: u16, own: bool) -> Result<(), RingError> {
+    pub(super) fn split(
+        &mut self,
+        table: &Entries<DESC_SIZE>,
+        first: u16,
+        table_len: u16,
+        own: bool,
+    ) -> Result<(), RingError> {
         let mut index = first;
         loop {
             if index >= table_len {
                 return Err(RingError::DescIndex { index, len: table_len });
             }
-            let desc = Desc::read_split(table, index);
+            let desc = Desc::split(table.view().read_words(index.into()));
             if desc.flags & F_INDIRECT != 0 {
                 if !own {
                     return Err(self.no_indirect_here());
@@ -124,23 +147,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds all buffers of an indirect table of the packed format: the table's length says how many (virtio 1.3, 2.8.7).
-    pub(super) fn packed_table(&mut self, table: &Window, entries: u16) -> Result<(), RingError> {
+    pub(super) fn packed_table(&mut self, table: &Entries<DESC_SIZE>, entries: u16) -> Result<(), RingError> {
         for index in 0..entries {
-            let desc = Desc::read_packed(table, index);
+            let desc = Desc::packed(table.view().read_words(index.into()));
             if desc.flags & F_INDIRECT != 0 {
                 return Err(self.no_indirect_here());
             }
             self.add(desc)?;
         }
         Ok(())
-    }
-
-    /// The end of the chain, known as `id` and occupying `slots` entries of the ring.
-    pub(super) fn end(self, id: u16, slots: u16) -> Result<Walked, RingError> {
-        let (len, min) = (self.len, self.setup.min_chain_len);
-        if len < min {
-            return Err(RingError::NoRoomForHeader { head: self.head, len, min });
-        }
-        Ok(Walked { id, slots, descriptors: self.descriptors.into(), len })
     }
 }

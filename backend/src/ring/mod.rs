@@ -62,7 +62,7 @@ pub struct RingSetup {
     /// What the device does with the buffers.
     pub access: Access,
     /// Bytes that every chain must at least have: the virtio-net header.
-    pub min_chain_len: usize,
+    pub min_chain_len: u32,
 }
 
 /// What a device does with a ring, whatever its format. Chains are completed in the order in which they are taken.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{DESC_SIZE, Desc, F_INDIRECT, F_NEXT, F_WRITE, Walk};
-use super::taken::{Taken, Until, Walked};
+use super::taken::{Taken, Until};
 use super::{Access, MAX_QUEUE_SIZE, RingError, RingLog, RingSetup, Virtqueue};
-use crate::memory::{Buffers, MemoryTable, Window};
+use crate::memory::{Entries, MemoryTable, View, Window};
 
 /// Flags of a descriptor that say whose it is (virtio 1.3, 2.8.1).
 const F_AVAIL: u16 = 1 << virtio_bindings::virtio_ring::VRING_PACKED_DESC_F_AVAIL;
@@ -24,14 +24,11 @@ const EVENT_FLAG_ENABLE: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_
 const EVENT_FLAG_DISABLE: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_FLAG_DISABLE as u16;
 const EVENT_FLAG_DESC: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_FLAG_DESC as u16;
 
-/// The second half of a descriptor: length, id, flags. It is read and written as one word.
-const REST: usize = 8;
-
 /// The device's side of a packed virtqueue.
 #[derive(Debug)]
 pub struct PackedRing {
     setup: RingSetup,
-    desc: Window,
+    desc: Entries<DESC_SIZE>,
     driver_event: Window,
     device_event: Window,
     taken: Taken,
@@ -111,7 +108,7 @@ impl PackedRing {
         if start.index() >= setup.size {
             return Err(RingError::Base { base, size: setup.size });
         }
-        let desc = table.window(setup.desc, usize::from(setup.size) * DESC_SIZE, 16)?;
+        let desc = table.entries(setup.desc, setup.size.into(), 16)?;
         let driver_event = table.window(setup.avail, EVENT_SIZE, 4)?;
         let device_event = table.window(setup.used, EVENT_SIZE, 4)?;
         Ok(Self {
@@ -130,43 +127,94 @@ impl PackedRing {
     }
 
     #[inline]
-    fn take(&mut self, until: Until) -> Result<usize, RingError> {
-        let Self { setup, desc, next_avail, taken, .. } = self;
-        let mut free = usize::from(setup.size) - taken.slots();
-        taken.take(until, |buffers| {
+    fn take(&mut self, mut until: Until) -> Result<usize, RingError> {
+        loop {
+            let (max, max_bytes) = self.taken.wants(&until);
             // A descriptor that is taken still looks available.
-            if free == 0 {
-                return Ok(None);
+            let max = max.min(usize::from(self.setup.size) - self.taken.slots());
+            if max == 0 {
+                break;
             }
-            let Some(rest) = look(desc, *next_avail) else { return Ok(None) };
-            let chain = walk(setup, desc, *next_avail, rest, free, buffers)?;
-            free -= usize::from(chain.slots);
-            *next_avail = next_avail.after(chain.slots, setup.size);
-            Ok(Some(chain))
-        })
+            if self.take_whole(max, max_bytes) < max && self.taken.wants(&until).0 > 0 {
+                let place = self.next_avail;
+                let Some(rest) = look(self.desc.view(), place) else { break };
+                let address = self.desc.view().read_words(place.index().into()).0;
+                until.walked += self.walk(Desc::packed((address, rest)))?;
+            }
+        }
+        Ok(self.taken.len())
+    }
+
+    /// Takes chains of one descriptor, as most are, until one is not that; says how many.
+    #[inline]
+    fn take_whole(&mut self, max: usize, max_bytes: usize) -> usize {
+        let Self { setup, taken, next_avail, .. } = self;
+        let (setup, table) = (*setup, self.desc.view());
+        let (start, mut place) = (*next_avail, *next_avail);
+        let took = taken.push_near(max, max_bytes, |_| {
+            let rest = look(table, place)?;
+            let desc = Desc::packed((table.read_words(place.index().into()).0, rest));
+            place = place.after(1, setup.size);
+            desc.is_whole_chain(&setup).then_some((desc.number, desc.address, desc.len))
+        });
+        *next_avail = start.after(took as u16, setup.size);
+        took
+    }
+
+    /// Takes the chain that starts with `desc`; says how many descriptors it has.
+    fn walk(&mut self, mut desc: Desc) -> Result<usize, RingError> {
+        let Self { setup, desc: table, next_avail, taken, .. } = self;
+        let free = setup.size - taken.slots() as u16;
+        let (start, mut end) = (*next_avail, next_avail.after(1, setup.size));
+        let walked = Walk::chain(setup, start.index(), taken, |walk| {
+            if desc.flags & F_INDIRECT != 0 {
+                let (table, entries) = walk.indirect(desc)?;
+                walk.packed_table(&table, entries)?;
+                return Ok((desc.number, 1));
+            }
+            let mut slots = 1;
+            walk.add(desc)?;
+            while desc.flags & F_NEXT != 0 {
+                if slots == free {
+                    return Err(RingError::ChainTooLong { head: start.index(), limit: setup.size });
+                }
+                desc = Desc::packed(table.view().read_words(end.index().into()));
+                if desc.flags & F_INDIRECT != 0 {
+                    return Err(walk.no_indirect_here());
+                }
+                walk.add(desc)?;
+                end = end.after(1, setup.size);
+                slots += 1;
+            }
+            // The buffer's id stands in the last descriptor of its chain (virtio 1.3, 2.8.6).
+            Ok((desc.number, slots))
+        })?;
+        *next_avail = end;
+        Ok(walked)
     }
 
     /// Writes the next used descriptor, which stands for `slots` entries. The first of a burst is kept until
     /// [`Virtqueue::publish`]: the driver looks at no other before it.
     #[inline]
-    fn use_slots(&mut self, id: u16, len: u32, slots: u16) {
+    fn write_used(&mut self, id: u16, len: u32, slots: u16) {
+        let place = self.next_used;
         let write = if self.setup.access == Access::Write { F_WRITE } else { 0 };
-        let flags = self.next_used.used_flags() | write;
+        let flags = place.used_flags() | write;
         let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
         if self.unpublished.is_none() {
-            self.unpublished = Some((self.next_used, rest));
+            self.unpublished = Some((place, rest));
         } else {
-            self.write_used(self.next_used, |desc, at| desc.store_u64(at, rest));
+            self.desc.view().store_second(place.index().into(), rest);
+            self.mark_desc(place);
         }
-        self.next_used = self.next_used.after(slots, self.setup.size);
+        self.next_used = place.after(slots, self.setup.size);
     }
 
     #[inline]
-    fn write_used(&self, place: Place, store: impl FnOnce(&Window, usize)) {
-        let at = usize::from(place.index()) * DESC_SIZE + REST;
-        store(&self.desc, at);
+    fn mark_desc(&self, place: Place) {
         if let Some(log) = &self.log {
-            log.pages().mark(self.setup.desc + at as u64, REST as u64);
+            let at = self.setup.desc + u64::from(place.index()) * DESC_SIZE as u64;
+            log.pages().mark(at, DESC_SIZE as u64);
         }
     }
 
@@ -193,12 +241,12 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn take_burst(&mut self, max_chains: usize, max_bytes: usize) -> Result<usize, RingError> {
-        self.take(Until::Either(max_chains, max_bytes))
+        self.take(Until::either(max_chains, max_bytes))
     }
 
     #[inline]
     fn reserve(&mut self, chains: usize, bytes: usize) -> Result<usize, RingError> {
-        self.take(Until::Both(chains, bytes))
+        self.take(Until::both(chains, bytes))
     }
 
     fn is_all_taken(&self) -> bool {
@@ -209,32 +257,34 @@ impl Virtqueue for PackedRing {
     fn complete(&mut self, written: u32) {
         let log = self.log.as_ref().map(RingLog::pages);
         if let Some(chain) = self.taken.give_back(written as usize, log) {
-            self.use_slots(chain.id, written, chain.slots);
+            self.write_used(chain.id, written, chain.slots);
         }
     }
 
     #[inline]
     fn complete_unwritten(&mut self, n: usize) {
-        // virtio 1.3, 2.8.3: with IN_ORDER, one descriptor names the last buffer of a batch and stands for all of them.
-        let mut batch = None;
-        for _ in 0..n {
-            let Some(chain) = self.taken.give_back(0, None) else { break };
-            if self.setup.in_order {
-                batch = Some((chain.id, batch.map_or(0, |(_, slots)| slots) + chain.slots));
-            } else {
-                self.use_slots(chain.id, 0, chain.slots);
+        let n = n.min(self.taken.len());
+        if self.setup.in_order {
+            // virtio 1.3, 2.8.3: one descriptor names the last buffer of a batch and stands for all of them.
+            if let Some(last) = n.checked_sub(1).map(|last| self.taken.chains()[last]) {
+                let slots = self.taken.chains()[..n].iter().map(|chain| chain.slots).sum();
+                self.write_used(last.id, 0, slots);
+            }
+        } else {
+            for at in 0..n {
+                let chain = self.taken.chains()[at];
+                self.write_used(chain.id, 0, chain.slots);
             }
         }
-        if let Some((id, slots)) = batch {
-            self.use_slots(id, 0, slots);
-        }
+        self.taken.give_back_many(n);
     }
 
     #[inline]
     fn publish(&mut self) -> bool {
         let Some((place, rest)) = self.unpublished.take() else { return false };
         // Release: the packet bytes and the other used descriptors of the burst are written before this one is seen.
-        self.write_used(place, |desc, at| desc.store_u64_release(at, rest));
+        self.desc.view().store_second_release(place.index().into(), rest);
+        self.mark_desc(place);
         self.used_any = true;
         true
     }
@@ -256,7 +306,7 @@ impl Virtqueue for PackedRing {
         // Pairs with the driver's full barrier between the flags of its descriptor and its read of this area (virtio
         // 1.3, 2.8.21.3.1): either it sees that kicks are armed, or we see its descriptor.
         fence(Ordering::SeqCst);
-        Ok(!self.is_all_taken() && look(&self.desc, self.next_avail).is_some())
+        Ok(!self.is_all_taken() && look(self.desc.view(), self.next_avail).is_some())
     }
 
     /// With EVENT_IDX there is nothing to write: the place that was asked for stays behind.
@@ -304,52 +354,11 @@ impl Virtqueue for PackedRing {
     }
 }
 
-/// The second half of the descriptor at `place`, if the driver has made it available. Acquire pairs with the driver's
+/// The second word of the descriptor at `place`, if the driver has made it available. Acquire pairs with the driver's
 /// barrier before it writes the flags (virtio 1.3, 2.8.21.1): the rest of the chain is seen.
 #[inline]
-fn look(desc: &Window, place: Place) -> Option<u64> {
-    let rest = desc.load_u64_acquire(usize::from(place.index()) * DESC_SIZE + REST);
+fn look(table: View<'_, DESC_SIZE>, place: Place) -> Option<u64> {
+    let rest = table.load_second_acquire(place.index().into());
     let flags = (rest >> 48) as u16;
     (flags & (F_AVAIL | F_USED) == place.avail_flags()).then_some(rest)
-}
-
-/// Walks the chain at `place`, of whose first descriptor the second half was read, and adds its slices to `buffers`.
-#[inline]
-fn walk(
-    setup: &RingSetup,
-    table: &Window,
-    place: Place,
-    rest: u64,
-    free: usize,
-    buffers: &mut Buffers,
-) -> Result<Walked, RingError> {
-    let desc = Desc::packed(table.read_u64(usize::from(place.index()) * DESC_SIZE), rest);
-    if desc.is_whole_chain(setup) {
-        let len = desc.len as usize;
-        buffers.push(desc.address, len)?;
-        return Ok(Walked { id: desc.number, slots: 1, descriptors: 1, len });
-    }
-    let mut walk = Walk::new(setup, place.index(), buffers);
-    if desc.flags & F_INDIRECT != 0 {
-        let (table, entries) = walk.indirect(desc)?;
-        walk.packed_table(&table, entries)?;
-        return walk.end(desc.number, 1);
-    }
-    let (mut desc, mut at, mut slots) = (desc, place, 1);
-    walk.add(desc)?;
-    while desc.flags & F_NEXT != 0 {
-        if usize::from(slots) == free {
-            return Err(RingError::ChainTooLong { head: place.index(), limit: setup.size });
-        }
-        at = at.after(1, setup.size);
-        slots += 1;
-        let byte = usize::from(at.index()) * DESC_SIZE;
-        desc = Desc::packed(table.read_u64(byte), table.read_u64(byte + REST));
-        if desc.flags & F_INDIRECT != 0 {
-            return Err(walk.no_indirect_here());
-        }
-        walk.add(desc)?;
-    }
-    // The buffer's id stands in the last descriptor of its chain (virtio 1.3, 2.8.6).
-    walk.end(desc.number, slots)
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{DESC_SIZE, Desc, Walk};
-use super::taken::{Taken, Until, Walked};
+use super::taken::{Taken, Until};
 use super::{MAX_QUEUE_SIZE, RingError, RingLog, RingSetup, Virtqueue};
-use crate::memory::{Buffers, MemoryTable, Window};
+use crate::memory::{Entries, MemoryTable, Window};
 
 const AVAIL_F_NO_INTERRUPT: u16 = virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT as u16;
 const USED_F_NO_NOTIFY: u16 = virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY as u16;
@@ -26,9 +26,11 @@ const EVENT: usize = 2;
 #[derive(Debug)]
 pub struct SplitRing {
     setup: RingSetup,
-    desc: Window,
+    desc: Entries<DESC_SIZE>,
     avail: Window,
+    avail_ring: Entries<AVAIL_ENTRY>,
     used: Window,
+    used_ring: Entries<USED_ENTRY>,
     taken: Taken,
     /// Available index at the last look.
     avail_idx: u16,
@@ -54,7 +56,7 @@ impl SplitRing {
         }
         let size = usize::from(setup.size);
         let event = if setup.event_idx { EVENT } else { 0 };
-        let desc = table.window(setup.desc, size * DESC_SIZE, 16)?;
+        let desc = table.entries(setup.desc, size, 16)?;
         let avail = table.window(setup.avail, ENTRIES + size * AVAIL_ENTRY + event, 2)?;
         let used = table.window(setup.used, ENTRIES + size * USED_ENTRY + event, 4)?;
         let next_used = used.load_u16_acquire(IDX);
@@ -62,7 +64,10 @@ impl SplitRing {
             setup,
             desc,
             avail,
+            // Inside the windows above.
+            avail_ring: table.entries(setup.avail + ENTRIES as u64, size, 2)?,
             used,
+            used_ring: table.entries(setup.used + ENTRIES as u64, size, 4)?,
             taken: Taken::new(table.clone()),
             avail_idx: next_used,
             next_avail: next_used,
@@ -73,35 +78,79 @@ impl SplitRing {
         })
     }
 
-    fn slot(&self, index: u16) -> usize {
-        usize::from(index & (self.setup.size - 1))
-    }
-
     #[inline]
-    fn take(&mut self, until: Until) -> Result<usize, RingError> {
-        let Self { setup, desc, avail, avail_idx, next_avail, next_used, taken, .. } = self;
-        taken.take(until, |buffers| {
-            if avail_idx == next_avail {
-                *avail_idx = look(avail, setup.size, *next_avail, *next_used)?;
-                if avail_idx == next_avail {
-                    return Ok(None);
+    fn take(&mut self, mut until: Until) -> Result<usize, RingError> {
+        loop {
+            let (max, max_bytes) = self.taken.wants(&until);
+            if max == 0 {
+                break;
+            }
+            if self.avail_idx == self.next_avail {
+                self.look()?;
+                if self.avail_idx == self.next_avail {
+                    break;
                 }
             }
-            let slot = usize::from(*next_avail & (setup.size - 1));
-            let head = avail.load_u16(ENTRIES + slot * AVAIL_ENTRY);
-            let chain = walk(setup, desc, head, buffers)?;
-            *next_avail = next_avail.wrapping_add(1);
-            Ok(Some(chain))
-        })
+            let offered = self.avail_idx.wrapping_sub(self.next_avail);
+            let max = max.min(offered.into());
+            let took = self.take_whole(max, max_bytes);
+            if took < max && self.taken.wants(&until).0 > 0 {
+                let slot = usize::from(self.next_avail & (self.setup.size - 1));
+                until.walked += self.walk(self.avail_ring.view().load_u16(slot))?;
+                self.next_avail = self.next_avail.wrapping_add(1);
+            }
+        }
+        Ok(self.taken.len())
     }
 
-    /// Writes the next used element. It covers `chains` chains, of which it names the last.
+    /// Takes chains of one descriptor, as most are, until one is not that; says how many.
     #[inline]
-    fn use_slot(&mut self, id: u16, len: u32, chains: u16) {
-        let at = ENTRIES + self.slot(self.next_used) * USED_ENTRY;
-        self.used.write(at, ((u64::from(len) << 32) | u64::from(id)).to_le_bytes());
-        self.mark_used(at, USED_ENTRY);
-        self.next_used = self.next_used.wrapping_add(chains);
+    fn take_whole(&mut self, max: usize, max_bytes: usize) -> usize {
+        let Self { setup, taken, next_avail, .. } = self;
+        let (setup, avail, desc) = (*setup, self.avail_ring.view(), self.desc.view());
+        let start = *next_avail;
+        let took = taken.push_near(max, max_bytes, |n| {
+            let slot = start.wrapping_add(n as u16) & (setup.size - 1);
+            let head = avail.load_u16(slot.into());
+            if head >= setup.size {
+                return None;
+            }
+            let desc = Desc::split(desc.read_words(head.into()));
+            desc.is_whole_chain(&setup).then_some((head, desc.address, desc.len))
+        });
+        *next_avail = start.wrapping_add(took as u16);
+        took
+    }
+
+    fn walk(&mut self, head: u16) -> Result<usize, RingError> {
+        let (table, size) = (&self.desc, self.setup.size);
+        Walk::chain(&self.setup, head, &mut self.taken, |walk| walk.split(table, head, size, true).map(|()| (head, 1)))
+    }
+
+    /// Reads the available index. Acquire pairs with the driver's barrier between entries and index (virtio 1.3,
+    /// 2.7.13.3): the entries and descriptors that it covers are seen.
+    #[inline]
+    fn look(&mut self) -> Result<(), RingError> {
+        let (avail_idx, next_used, size) = (self.avail.load_u16_acquire(IDX), self.next_used, self.setup.size);
+        let (offered, taken) = (avail_idx.wrapping_sub(next_used), self.next_avail.wrapping_sub(next_used));
+        if offered > size || offered < taken {
+            return Err(RingError::AvailIndex { avail_idx, next_used, size });
+        }
+        self.avail_idx = avail_idx;
+        Ok(())
+    }
+
+    /// Writes used element number `index`.
+    #[inline]
+    fn write_used(&self, index: u16, id: u16, len: u32) {
+        let slot = usize::from(index & (self.setup.size - 1));
+        self.used_ring.view().write_u64(slot, u64::from(len) << 32 | u64::from(id));
+        self.mark_element(index);
+    }
+
+    #[inline]
+    fn mark_element(&self, index: u16) {
+        self.mark_used(ENTRIES + usize::from(index & (self.setup.size - 1)) * USED_ENTRY, USED_ENTRY);
     }
 
     #[inline]
@@ -128,12 +177,12 @@ impl Virtqueue for SplitRing {
 
     #[inline]
     fn take_burst(&mut self, max_chains: usize, max_bytes: usize) -> Result<usize, RingError> {
-        self.take(Until::Either(max_chains, max_bytes))
+        self.take(Until::either(max_chains, max_bytes))
     }
 
     #[inline]
     fn reserve(&mut self, chains: usize, bytes: usize) -> Result<usize, RingError> {
-        self.take(Until::Both(chains, bytes))
+        self.take(Until::both(chains, bytes))
     }
 
     fn is_all_taken(&self) -> bool {
@@ -144,25 +193,34 @@ impl Virtqueue for SplitRing {
     fn complete(&mut self, written: u32) {
         let log = self.log.as_ref().map(RingLog::pages);
         if let Some(chain) = self.taken.give_back(written as usize, log) {
-            self.use_slot(chain.id, written, 1);
+            self.write_used(self.next_used, chain.id, written);
+            self.next_used = self.next_used.wrapping_add(1);
         }
     }
 
     #[inline]
     fn complete_unwritten(&mut self, n: usize) {
-        // virtio 1.3, 2.7.8.1: with IN_ORDER, one element names the last chain of a batch and stands for all of them.
-        let mut batch = (0, 0);
-        for _ in 0..n {
-            let Some(chain) = self.taken.give_back(0, None) else { break };
-            if self.setup.in_order {
-                batch = (chain.id, batch.1 + 1);
-            } else {
-                self.use_slot(chain.id, 0, 1);
+        let n = n.min(self.taken.len());
+        if self.setup.in_order {
+            // virtio 1.3, 2.7.8.1: one element names the last chain of a batch and stands for all of them.
+            if let Some(last) = n.checked_sub(1).map(|last| self.taken.chains()[last]) {
+                self.write_used(self.next_used, last.id, 0);
+                self.taken.give_back_many(n);
+                self.next_used = self.next_used.wrapping_add(n as u16);
             }
+            return;
         }
-        if batch.1 > 0 {
-            self.use_slot(batch.0, 0, batch.1);
+        let (used, mask) = (self.used_ring.view(), self.setup.size - 1);
+        let mut next_used = self.next_used;
+        for chain in &self.taken.chains()[..n] {
+            used.write_u64(usize::from(next_used & mask), chain.id.into());
+            next_used = next_used.wrapping_add(1);
         }
+        if self.log.is_some() {
+            (0..n).for_each(|n| self.mark_element(self.next_used.wrapping_add(n as u16)));
+        }
+        self.next_used = next_used;
+        self.taken.give_back_many(n);
     }
 
     #[inline]
@@ -190,7 +248,7 @@ impl Virtqueue for SplitRing {
         // Pairs with the driver's full barrier between its available index and its read of avail_event or flags
         // (virtio 1.3, 2.7.13.4.1): either it sees that kicks are armed, or we see its chain.
         fence(Ordering::SeqCst);
-        self.avail_idx = look(&self.avail, self.setup.size, self.next_avail, self.next_used)?;
+        self.look()?;
         Ok(self.avail_idx != self.next_avail)
     }
 
@@ -235,32 +293,4 @@ impl Virtqueue for SplitRing {
             self.taken.mark(written, log.pages());
         }
     }
-}
-
-/// Reads the available index. Acquire pairs with the driver's barrier between entries and index (virtio 1.3,
-/// 2.7.13.3): the entries and descriptors that it covers are seen.
-#[inline]
-fn look(avail: &Window, size: u16, next_avail: u16, next_used: u16) -> Result<u16, RingError> {
-    let avail_idx = avail.load_u16_acquire(IDX);
-    let (offered, taken) = (avail_idx.wrapping_sub(next_used), next_avail.wrapping_sub(next_used));
-    if offered > size || offered < taken {
-        return Err(RingError::AvailIndex { avail_idx, next_used, size });
-    }
-    Ok(avail_idx)
-}
-
-/// Walks the chain at `head` and adds its slices to `buffers`.
-#[inline]
-fn walk(setup: &RingSetup, table: &Window, head: u16, buffers: &mut Buffers) -> Result<Walked, RingError> {
-    if head < setup.size {
-        let desc = Desc::read_split(table, head);
-        if desc.is_whole_chain(setup) {
-            let len = desc.len as usize;
-            buffers.push(desc.address, len)?;
-            return Ok(Walked { id: head, slots: 1, descriptors: 1, len });
-        }
-    }
-    let mut walk = Walk::new(setup, head, buffers);
-    walk.split(table, head, setup.size, true)?;
-    walk.end(head, 1)
 }

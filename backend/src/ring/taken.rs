@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::RingError;
 use crate::memory::{Buffers, DirtyLog, GuestSlice, MemoryTable};
 
 /// Chains that were given back are forgotten together, at the latest when this many have gathered.
@@ -15,26 +14,39 @@ const MAX_WALKED: usize = 8192;
 
 /// How far to take chains.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Until {
+pub(super) struct Until {
+    chains: usize,
+    bytes: usize,
+    both: bool,
+    /// Descriptors that were walked.
+    pub(super) walked: usize,
+}
+
+impl Until {
     /// So many chains or so many bytes are taken: a budget.
-    Either(usize, usize),
+    pub(super) fn either(chains: usize, bytes: usize) -> Self {
+        Self { chains, bytes, both: false, walked: 0 }
+    }
+
     /// So many chains and so many bytes are taken: a reserve.
-    Both(usize, usize),
+    pub(super) fn both(chains: usize, bytes: usize) -> Self {
+        Self { chains, bytes, both: true, walked: 0 }
+    }
 }
 
 /// A chain taken from the ring, its buffers resolved.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Chain {
-    /// Its name in the used ring: number of its first descriptor (split) or buffer id (packed).
-    pub id: u16,
-    /// Entries of the ring that it occupies (packed).
-    pub(super) slots: u16,
     /// First of its slices in the ring's [`Buffers`].
     first: u32,
     /// One past the last of its slices.
     end: u32,
-    /// Length of all slices together, in bytes.
-    pub len: usize,
+    /// Length of all slices together, in bytes; what is beyond 32 bits does not count.
+    pub len: u32,
+    /// Its name in the used ring: number of its first descriptor (split) or buffer id (packed).
+    pub id: u16,
+    /// Entries of the ring that it occupies (packed).
+    pub(super) slots: u16,
 }
 
 impl Chain {
@@ -84,6 +96,7 @@ impl Taken {
     }
 
     /// Entries of the ring that all chains together occupy.
+    #[inline]
     pub(super) fn slots(&self) -> usize {
         self.slots
     }
@@ -119,64 +132,98 @@ impl Taken {
         }
     }
 
-    /// Takes chains by `next` as far as `until` says, or until there are no more.
-    ///
-    /// # Errors
-    /// What `next` says. Chains taken before stay; what it added for the broken one is dropped.
+    /// How many more chains are to be taken at most, and after how many bytes to ask again.
     #[inline]
-    pub(super) fn take(
-        &mut self,
-        until: Until,
-        mut next: impl FnMut(&mut Buffers) -> Result<Option<Walked>, RingError>,
-    ) -> Result<usize, RingError> {
-        let mut walked = 0;
-        while self.wants_more(until) && walked < MAX_WALKED {
-            let first = self.buffers.len();
-            match next(&mut self.buffers) {
-                Ok(Some(chain)) => {
-                    walked += chain.descriptors.saturating_sub(1);
-                    self.buffers.prefetch_last();
-                    self.bytes += chain.len;
-                    self.slots += usize::from(chain.slots);
-                    let (first, end) = (first as u32, self.buffers.len() as u32);
-                    self.chains.push(Chain { id: chain.id, slots: chain.slots, first, end, len: chain.len });
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    self.buffers.truncate(first);
-                    return Err(e);
-                }
-            }
+    pub(super) fn wants(&self, until: &Until) -> (usize, usize) {
+        let chains = until.chains.saturating_sub(self.len());
+        let bytes = until.bytes.saturating_sub(self.bytes);
+        match (chains, bytes) {
+            _ if until.walked >= MAX_WALKED => (0, 0),
+            // So many for sure, or as many as make up the bytes.
+            _ if until.both && chains > 0 => (chains, usize::MAX),
+            _ if until.both => (bytes.min(Self::AT_ONCE), bytes),
+            (_, 0) => (0, 0),
+            _ => (chains, bytes),
         }
-        Ok(self.len())
     }
 
+    /// Chains that are taken at once when it is not known how many make up the bytes that are wanted.
+    const AT_ONCE: usize = 64;
+
+    /// Adds up to `max` chains of one buffer each that `next` tells by number: id, address and length, which is not 0.
+    /// Ends as [`Buffers::push_near`] does; says how many were added.
     #[inline]
-    fn wants_more(&self, until: Until) -> bool {
-        match until {
-            Until::Either(chains, bytes) => self.len() < chains && self.bytes < bytes,
-            Until::Both(chains, bytes) => self.len() < chains || self.bytes < bytes,
-        }
+    pub(super) fn push_near(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        mut next: impl FnMut(usize) -> Option<(u16, u64, u32)>,
+    ) -> usize {
+        let (before, first) = (self.chains.len(), self.buffers.len() as u32);
+        self.chains.resize(before + max, Chain { first: 0, end: 0, len: 0, id: 0, slots: 0 });
+        let mut chains = self.chains[before..].iter_mut();
+        let (added, bytes) = self.buffers.push_near(max, max_bytes, |n| {
+            let (id, address, len) = next(n)?;
+            let first = first + n as u32;
+            *chains.next()? = Chain { first, end: first + 1, len, id, slots: 1 };
+            Some((address, len))
+        });
+        self.chains.truncate(before + added);
+        self.bytes += bytes;
+        self.slots += added;
+        added
+    }
+
+    /// Where the slices of the next chain are added. Those of a chain that turns out to be broken are to be taken out again.
+    pub(super) fn buffers_mut(&mut self) -> &mut Buffers {
+        &mut self.buffers
+    }
+
+    /// Adds a chain of `len` bytes whose slices were added from number `first` on.
+    #[inline]
+    pub(super) fn push(&mut self, first: usize, id: u16, slots: u16, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.chains.push(Chain { first: first as u32, end: self.buffers.len() as u32, len, id, slots });
+        self.bytes += len as usize;
+        self.slots += usize::from(slots);
     }
 
     /// Removes the oldest chain, of which the device wrote `written` bytes.
     #[inline]
     pub(super) fn give_back(&mut self, written: usize, log: Option<&DirtyLog>) -> Option<Chain> {
-        let chain = self.chains.get(self.gone)?.clone();
+        let chain = *self.chains.get(self.gone)?;
         if let Some(log) = log {
             self.buffers.mark(chain.slices(), written, log);
         }
         self.gone += 1;
-        self.bytes -= chain.len;
+        self.bytes -= chain.len as usize;
         self.slots -= usize::from(chain.slots);
         self.forget();
         Some(chain)
     }
 
+    /// Removes the oldest `n` chains, at most all.
+    #[inline]
+    pub(super) fn give_back_many(&mut self, n: usize) {
+        if n >= self.len() {
+            return self.clear();
+        }
+        let (mut bytes, mut slots) = (0, 0);
+        let end = self.gone + n;
+        for chain in &self.chains[self.gone..end] {
+            bytes += chain.len as usize;
+            slots += usize::from(chain.slots);
+        }
+        self.gone = end;
+        self.bytes -= bytes;
+        self.slots -= slots;
+        self.forget();
+    }
+
     /// Marks the first `written` bytes of the oldest chains as written by the device.
     pub(super) fn mark(&self, written: usize, log: &DirtyLog) {
-        let slices = self.chains().first().map_or(0, |chain| chain.first as usize)..self.buffers.len();
-        self.buffers.mark(slices, written, log);
+        let first = self.chains().first().map_or(self.buffers.len(), |chain| chain.first as usize);
+        self.buffers.mark(first..self.buffers.len(), written, log);
     }
 
     /// Removes all chains.
@@ -189,28 +236,23 @@ impl Taken {
     #[inline]
     fn forget(&mut self) {
         if self.is_empty() {
-            self.clear();
-        } else if self.gone >= FORGET_CHAINS {
-            let end = self.chains[self.gone - 1].end;
-            self.chains.drain(..self.gone);
+            self.chains.clear();
+            self.buffers.clear();
             self.gone = 0;
-            self.buffers.drop_front(end as usize);
-            for chain in &mut self.chains {
-                chain.first -= end;
-                chain.end -= end;
-            }
+        } else if self.gone >= FORGET_CHAINS {
+            self.forget_front();
         }
     }
-}
 
-/// A chain that was walked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Walked {
-    pub(super) id: u16,
-    /// Entries of the ring that it occupies.
-    pub(super) slots: u16,
-    /// Descriptors that were read, those of an indirect table included.
-    pub(super) descriptors: usize,
-    /// Bytes of its buffers.
-    pub(super) len: usize,
+    #[cold]
+    fn forget_front(&mut self) {
+        let end = self.chains[self.gone - 1].end;
+        self.chains.drain(..self.gone);
+        self.gone = 0;
+        self.buffers.drop_front(end as usize);
+        for chain in &mut self.chains {
+            chain.first -= end;
+            chain.end -= end;
+        }
+    }
 }

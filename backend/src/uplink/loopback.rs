@@ -101,38 +101,3 @@ impl Receive for LoopbackRx {
         Received::Frame { header: net, len, rest: &frame[done..] }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::{Buffers, MemoryTable, RegionInfo, copy_from_guest, memfd};
-    use crate::uplink::Judged;
-
-    #[test]
-    fn frames_come_back_in_order_with_their_addresses_swapped() {
-        let info = RegionInfo { guest_address: 0, size: 0x4000, user_address: 0, mmap_offset: 0 };
-        let table = MemoryTable::default().with_region(info, memfd(0x4000).unwrap()).unwrap();
-        let mut buffers = Buffers::new(Arc::new(table));
-        let mut frames = Vec::new();
-        for n in 0..3u8 {
-            buffers.push(u64::from(n) * 256, 12 + 20).unwrap();
-            let bytes: Vec<u8> = (0..32).map(|at| if at < 12 { 0xee } else { at - 12 + n * 32 }).collect();
-            copy_to_guest(&bytes, buffers.get(n.into()..usize::from(n) + 1), 0);
-            let slices = n.into()..usize::from(n) + 1;
-            frames.push(Judged { header: NetHeader([n; HEADER_LEN]), chain: n.into(), slices, len: 20 });
-        }
-        let (Tx::Loopback(mut tx), Rx::Loopback(mut rx)) = loopback_pair() else { unreachable!() };
-        let progress = tx.send(&TxBurst { frames: &frames, buffers: &buffers, skip: 12 });
-        assert_eq!((progress.done, progress.packets, progress.bytes, progress.end), (3, 3, 60, None));
-        buffers.push(0x1000, 30).unwrap();
-        for n in 0..3u8 {
-            let slices = buffers.get(3..4);
-            let Received::Frame { header, len: 20, rest } = rx.receive(slices, 12, 100) else { unreachable!() };
-            assert_eq!((header, rest), (NetHeader([n; HEADER_LEN]), &[n * 32 + 18, n * 32 + 19][..]));
-            let mut got = [0; 14];
-            copy_from_guest(slices, 12, &mut got);
-            assert_eq!(got, [6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 12, 13].map(|at| at + n * 32));
-        }
-        assert!(matches!(rx.receive(&[], 12, 100), Received::Empty));
-    }
-}

@@ -83,8 +83,18 @@ impl Tx {
     pub fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
         match self {
             Self::Tap(tap) => burst.each(|frame| tap.send(frame)),
-            Self::Discard(discard) => burst.each(|frame| discard.send(frame)),
+            Self::Discard(discard) => discard.send(burst),
             Self::Loopback(loopback) => loopback.send(burst),
+        }
+    }
+
+    /// Whether it copies small frames rather than handing them to the kernel where they lie.
+    #[inline]
+    #[must_use]
+    pub fn copies(&self) -> bool {
+        match self {
+            Self::Tap(_) | Self::Loopback(_) => true,
+            Self::Discard(discard) => discard.reads(),
         }
     }
 

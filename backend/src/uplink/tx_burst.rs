@@ -1,22 +1,17 @@
 //! Frames on their way from the guest, a burst at a time.
 
-use std::ops::Range;
-
 use super::MAX_FRAME;
-use crate::memory::{Buffers, GuestSlice};
+use crate::memory::GuestSlice;
 use crate::offload::NetHeader;
+use crate::ring::Taken;
 
 /// A frame whose header was judged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Judged {
     /// The judged copy of the guest's header.
     pub header: NetHeader,
     /// Number of its chain among those taken.
     pub chain: u16,
-    /// Where its slices are.
-    pub slices: Range<usize>,
-    /// Bytes of the frame, without any header.
-    pub len: usize,
 }
 
 /// Judged frames in their order.
@@ -24,8 +19,8 @@ pub struct Judged {
 pub struct TxBurst<'a> {
     /// The frames.
     pub frames: &'a [Judged],
-    /// What their slices are in.
-    pub buffers: &'a Buffers,
+    /// The chains that they lie in.
+    pub taken: &'a Taken,
     /// Bytes at the start of each that hold the guest's own header and are not sent.
     pub skip: usize,
 }
@@ -80,45 +75,56 @@ pub struct Progress {
 }
 
 impl<'a> TxBurst<'a> {
-    /// Frame number `at`.
-    #[inline]
-    fn frame(&self, at: &'a Judged) -> TxFrame<'a> {
-        let slices = self.buffers.get(at.slices.clone());
-        TxFrame { header: &at.header, slices, skip: self.skip, len: at.len }
-    }
-
     /// Sends frame after frame by `send`.
     #[inline]
     pub(super) fn each(&self, mut send: impl FnMut(TxFrame<'a>) -> Sent) -> Progress {
         let mut progress = Progress::default();
-        for frame in self.frames {
+        let (mut bytes, mut more_segments) = (0, 0);
+        let (chains, buffers) = (self.taken.chains(), self.taken.buffers());
+        for judged in self.frames {
+            let chain = &chains[usize::from(judged.chain)];
+            let len = (chain.len as usize).saturating_sub(self.skip);
+            let frame = TxFrame { header: &judged.header, slices: buffers.get(chain.slices()), skip: self.skip, len };
             // A chain may name gigabytes, the same ones again and again; no uplink copies that.
-            let sent = if frame.len > MAX_FRAME { Sent::Refused } else { send(self.frame(frame)) };
-            match sent {
-                Sent::Done => {
-                    progress.packets += 1;
-                    progress.segments += frame.header.segments(frame.len) as u64;
-                    progress.bytes += frame.len as u64;
-                    progress.end = None;
+            let sent = if frame.len > MAX_FRAME { Sent::Refused } else { send(frame) };
+            if sent == Sent::Done {
+                bytes += frame.len;
+                if frame.header.is_segmented() {
+                    more_segments += frame.header.segments(frame.len) - 1;
                 }
-                Sent::Refused => progress.refused += 1,
-                Sent::Down => {
-                    progress.down += 1;
-                    progress.end = Some(sent);
-                }
-                Sent::Gone => {
-                    progress.down += 1;
-                    progress.done += 1;
-                    progress.end = Some(sent);
-                    break;
-                }
-                Sent::Full | Sent::Fault => {
-                    progress.end = Some(sent);
+            } else {
+                progress.note(sent);
+                if progress.ends_with(sent) {
                     break;
                 }
             }
             progress.done += 1;
         }
+        progress.packets = progress.done as u64 - progress.refused - progress.down;
+        progress.segments = progress.packets + more_segments as u64;
+        progress.bytes = bytes as u64;
         progress
+    }
+}
+
+impl Progress {
+    #[cold]
+    fn note(&mut self, sent: Sent) {
+        match sent {
+            Sent::Done => {}
+            Sent::Refused => self.refused += 1,
+            Sent::Down | Sent::Gone => {
+                self.down += 1;
+                self.end = Some(sent);
+            }
+            Sent::Full | Sent::Fault => self.end = Some(sent),
+        }
+        if sent == Sent::Gone {
+            self.done += 1;
+        }
+    }
+
+    fn ends_with(&self, sent: Sent) -> bool {
+        matches!(sent, Sent::Full | Sent::Fault | Sent::Gone)
     }
 }

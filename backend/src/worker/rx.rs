@@ -211,7 +211,7 @@ fn deliver<R: Virtqueue>(ring: &mut R, shared: &Shared, mut header: NetHeader, l
     let mut chains = 0;
     for chain in ring.taken().chains() {
         chains += 1;
-        left = left.saturating_sub(chain.len);
+        left = left.saturating_sub(chain.len as usize);
         if left == 0 {
             break;
         }
@@ -224,7 +224,7 @@ fn deliver<R: Virtqueue>(ring: &mut R, shared: &Shared, mut header: NetHeader, l
     }
     let mut left = header_len + len;
     for _ in 0..chains {
-        let filled = ring.taken().chains().first().map_or(0, |chain| chain.len.min(left));
+        let filled = ring.taken().chains().first().map_or(0, |chain| (chain.len as usize).min(left));
         left -= filled;
         ring.complete(filled as u32);
     }

@@ -6,11 +6,14 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS, QueueId};
-use crate::memory::{GuestSlice, copy_from_guest, read_array};
+use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
-use crate::ring::{Ring, RingError, Taken, Virtqueue};
+use crate::ring::{Chain, Ring, RingError, Taken, Virtqueue};
 use crate::uplink::{Judged, Sent, Tx, TxBurst};
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 /// The transmit half of a pair.
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl Sender {
         }
         self.judge(ring.taken(), packets, shared);
         let skip = shared.features.header_len;
-        let burst = TxBurst { frames: &self.frames, buffers: ring.taken().buffers(), skip };
+        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip };
         let sent = self.uplink.send(&burst);
         // All chains before the first frame that was not dealt with are done, dropped ones among them.
         let done = self.frames.get(sent.done).map_or(packets, |frame| frame.chain.into());
@@ -103,28 +106,55 @@ impl Sender {
     /// Copies the headers of the first `packets` chains out and keeps the frames that may be sent.
     #[inline]
     fn judge(&mut self, taken: &Taken, packets: usize, shared: &Shared) {
-        self.frames.clear();
         let skip = shared.features.header_len;
-        for (at, chain) in taken.chains()[..packets].iter().enumerate() {
-            let slices = taken.buffers().get(chain.slices());
-            let mut header = NetHeader::default();
-            match read_array(slices) {
-                Some(bytes) if skip == HEADER_LEN => header = NetHeader(bytes),
-                _ => _ = copy_from_guest(slices, 0, &mut header.0[..skip]),
+        let chains = &taken.chains()[..packets];
+        let buffers = taken.buffers();
+        let copies = self.uplink.copies();
+        self.frames.clear();
+        for (at, chain) in (0..).zip(chains) {
+            let slices = buffers.get(chain.slices());
+            if copies && let Some(first) = slices.first() {
+                // The first was asked for when the chain was taken.
+                first.prefetch(CACHE_LINE);
             }
-            let len = chain.len.saturating_sub(skip);
-            if self.expected_mac.is_some() {
-                check_mac(&mut self.expected_mac, self.id, slices, skip);
-            }
-            match header.judge_from_guest(len, shared.features.host) {
-                Ok(()) => self.frames.push(Judged { header, chain: at as u16, slices: chain.slices(), len }),
-                Err(e) => {
-                    shared.counters.tx_dropped_header.add(1);
-                    tracing::debug!(queue = %self.id, "frame dropped: {e}");
+            match read_twelve(slices) {
+                Some((low, _)) if skip == HEADER_LEN && NetHeader::asks_for_nothing(low) => {
+                    self.frames.push(Judged { header: NetHeader::default(), chain: at });
                 }
+                Some((low, high)) if skip == HEADER_LEN => {
+                    self.judge_work(NetHeader::from_driver(low, high), at, chain, shared);
+                }
+                _ => self.judge_work(header_in_pieces(slices, skip), at, chain, shared),
+            }
+        }
+        if self.expected_mac.is_some() {
+            for chain in chains {
+                check_mac(&mut self.expected_mac, self.id, buffers.get(chain.slices()), skip);
             }
         }
     }
+
+    /// Keeps a frame whose header asks for work, if the guest may ask for it.
+    #[inline(never)]
+    fn judge_work(&mut self, header: NetHeader, at: u16, chain: &Chain, shared: &Shared) {
+        let len = (chain.len as usize).saturating_sub(shared.features.header_len);
+        match header.judge_from_guest(len, shared.features.host) {
+            Ok(()) => self.frames.push(Judged { header, chain: at }),
+            Err(e) => {
+                shared.counters.tx_dropped_header.add(1);
+                tracing::debug!(queue = %self.id, "frame dropped: {e}");
+            }
+        }
+    }
+}
+
+/// A header that is short or lies in several buffers.
+#[cold]
+fn header_in_pieces(slices: &[GuestSlice<'_>], header_len: usize) -> NetHeader {
+    let mut bytes = [0; HEADER_LEN];
+    copy_from_guest(slices, 0, &mut bytes[..header_len]);
+    let [low @ .., a, b, c, d] = bytes;
+    NetHeader::from_driver(u64::from_le_bytes(low), u32::from_le_bytes([a, b, c, d]))
 }
 
 /// Takes a burst of packets from the ring in one step: how many there are now, and what ended it too early.
