@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use super::copy::copy_bytes;
 use super::window::Unaligned;
-use super::{DirtyLog, MemoryError, MemoryTable, prefetch};
+use super::{DirtyLog, MemoryError, MemoryTable, prefetch, prefetch_to_write};
+
+/// Bytes of a cache line.
+pub const CACHE_LINE: usize = 64;
 
 /// A piece of guest memory that a mapping is known to hold. Laid out as an `iovec`.
 #[repr(transparent)]
@@ -133,12 +136,14 @@ impl Buffers {
     }
 
     /// Adds up to `max` buffers that `next` tells by number: a guest address and a length of at least one byte. Ends when
-    /// `next` has no more, when they have `max_bytes` together, or at one that does not lie in one region. Asks the CPU for the first cache line of each. Says how many were added and their bytes.
+    /// `next` has no more, when they have `max_bytes` together, or at one that does not lie in one region. Asks the CPU
+    /// for the start of each, to be written if `to_write`. Says how many were added and their bytes.
     #[inline]
     pub fn push_near(
         &mut self,
         max: usize,
         max_bytes: usize,
+        to_write: bool,
         mut next: impl FnMut(usize) -> Option<(u64, u32)>,
     ) -> (usize, usize) {
         let before = self.slices.len();
@@ -156,7 +161,13 @@ impl Buffers {
                     ptr
                 }
             };
-            prefetch(ptr);
+            if to_write {
+                // Of most drivers, a header at the end of one line and a packet from the next on.
+                prefetch_to_write(ptr);
+                prefetch_to_write(ptr.wrapping_add(CACHE_LINE));
+            } else {
+                prefetch(ptr);
+            }
             *slice = libc::iovec { iov_base: ptr.cast(), iov_len: len };
             added += 1;
             bytes += len;
@@ -176,7 +187,6 @@ impl Buffers {
     /// When a part of the range is in no region. What was added before it stays: see [`Buffers::truncate`].
     pub fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
         if let Some(ptr) = self.hint.resolve(address, len as usize).filter(|_| len > 0) {
-            prefetch(ptr);
             self.slices.push(libc::iovec { iov_base: ptr.cast(), iov_len: len as usize });
             return Ok(());
         }

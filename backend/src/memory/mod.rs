@@ -15,14 +15,15 @@ mod table;
 mod window;
 
 pub use buffers::{
-    Buffers, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len, write_array,
+    Buffers, CACHE_LINE, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len,
+    write_array,
 };
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
 
-use prefetch::prefetch;
+use prefetch::{prefetch, prefetch_to_write};
 
 #[cfg(test)]
 pub(crate) use table::tests::memfd;

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-/// Asks for the cache line at `ptr`.
+/// Asks for the cache line at `ptr`, to be read.
 #[inline]
 pub(crate) fn prefetch<T>(ptr: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -16,6 +16,27 @@ pub(crate) fn prefetch<T>(ptr: *const T) {
         // SAFETY: a prefetch is a hint: an address that is not mapped is ignored; no register or flag changes.
         unsafe {
             std::arch::asm!("prfm pldl1keep, [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = ptr;
+}
+
+/// Asks for the cache line at `ptr`, to be written: no other CPU keeps it.
+#[inline]
+pub(crate) fn prefetch_to_write<T>(ptr: *mut T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint: an address that is not mapped is ignored, and so is the whole instruction by a
+        // CPU that does not know it.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(ptr.cast_const().cast()) };
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    {
+        // SAFETY: a prefetch is a hint: an address that is not mapped is ignored; no register or flag changes.
+        unsafe {
+            std::arch::asm!("prfm pstl1keep, [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
         }
     }
     #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]

@@ -37,6 +37,16 @@ pub enum HeaderError {
 }
 
 impl NetHeader {
+    /// What a driver gets with a frame that fills one buffer and needs no work.
+    pub const PLAIN: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+
+    /// Whether a frame is as it should be: nothing to finish, nothing to cut, and nothing said of its checksum.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.0[0] & (F_NEEDS_CSUM | F_DATA_VALID) == 0 && self.0[1] == GSO_NONE
+    }
+
     /// Whether a driver's header, of which these are the first eight bytes in little-endian order, leaves its frame as it
     /// is: no checksum to finish, nothing to cut. The rest of such a header means nothing.
     #[inline]
@@ -118,7 +128,6 @@ impl NetHeader {
     ///
     /// # Errors
     /// When the guest cannot take the frame as it is: it was queued under the features of another driver.
-    #[inline]
     pub fn judge_for_guest(&mut self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
         self.0[0] &= F_NEEDS_CSUM | F_DATA_VALID;
         if !takes.csum {
@@ -128,7 +137,6 @@ impl NetHeader {
         self.judge(frame_len, takes)
     }
 
-    #[inline]
     fn judge(&self, frame_len: usize, takes: Offloads) -> Result<(), HeaderError> {
         let needs_csum = self.flags() & F_NEEDS_CSUM != 0;
         if needs_csum {

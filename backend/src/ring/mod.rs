@@ -97,6 +97,9 @@ pub trait Virtqueue {
     /// [`Virtqueue::publish`].
     fn complete(&mut self, written: u32);
 
+    /// The same for as many of the oldest taken chains as there are numbers.
+    fn complete_burst(&mut self, written: &[u32]);
+
     /// Hands the oldest `n` taken chains back with nothing written to them.
     fn complete_unwritten(&mut self, n: usize);
 

@@ -151,7 +151,7 @@ impl PackedRing {
         let Self { setup, taken, next_avail, .. } = self;
         let (setup, table) = (*setup, self.desc.view());
         let (start, mut place) = (*next_avail, *next_avail);
-        let took = taken.push_near(max, max_bytes, |_| {
+        let took = taken.push_near(max, max_bytes, setup.access, |_| {
             let rest = look(table, place)?;
             let desc = Desc::packed((table.read_words(place.index().into()).0, rest));
             place = place.after(1, setup.size);
@@ -253,12 +253,20 @@ impl Virtqueue for PackedRing {
         self.taken.slots() >= usize::from(self.setup.size)
     }
 
-    #[inline]
     fn complete(&mut self, written: u32) {
-        let log = self.log.as_ref().map(RingLog::pages);
-        if let Some(chain) = self.taken.give_back(written as usize, log) {
-            self.write_used(chain.id, written, chain.slots);
+        self.complete_burst(&[written]);
+    }
+
+    #[inline]
+    fn complete_burst(&mut self, written: &[u32]) {
+        if let Some(log) = &self.log {
+            self.taken.mark_each(written, log.pages());
         }
+        for (at, len) in written.iter().enumerate().take(self.taken.len()) {
+            let chain = self.taken.chains()[at];
+            self.write_used(chain.id, *len, chain.slots);
+        }
+        self.taken.give_back(written.len());
     }
 
     #[inline]
@@ -276,7 +284,7 @@ impl Virtqueue for PackedRing {
                 self.write_used(chain.id, 0, chain.slots);
             }
         }
-        self.taken.give_back_many(n);
+        self.taken.give_back(n);
     }
 
     #[inline]

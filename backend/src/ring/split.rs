@@ -109,7 +109,7 @@ impl SplitRing {
         let Self { setup, taken, next_avail, .. } = self;
         let (setup, avail, desc) = (*setup, self.avail_ring.view(), self.desc.view());
         let start = *next_avail;
-        let took = taken.push_near(max, max_bytes, |n| {
+        let took = taken.push_near(max, max_bytes, setup.access, |n| {
             let slot = start.wrapping_add(n as u16) & (setup.size - 1);
             let head = avail.load_u16(slot.into());
             if head >= setup.size {
@@ -140,12 +140,13 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Writes used element number `index`.
+    /// Marks what the device wrote to the oldest chains, and their used elements.
     #[inline]
-    fn write_used(&self, index: u16, id: u16, len: u32) {
-        let slot = usize::from(index & (self.setup.size - 1));
-        self.used_ring.view().write_u64(slot, u64::from(len) << 32 | u64::from(id));
-        self.mark_element(index);
+    fn mark_completed(&self, written: &[u32]) {
+        if let Some(log) = &self.log {
+            self.taken.mark_each(written, log.pages());
+            (0..written.len()).for_each(|n| self.mark_element(self.next_used.wrapping_add(n as u16)));
+        }
     }
 
     #[inline]
@@ -189,13 +190,21 @@ impl Virtqueue for SplitRing {
         self.taken.len() >= usize::from(self.setup.size)
     }
 
-    #[inline]
     fn complete(&mut self, written: u32) {
-        let log = self.log.as_ref().map(RingLog::pages);
-        if let Some(chain) = self.taken.give_back(written as usize, log) {
-            self.write_used(self.next_used, chain.id, written);
-            self.next_used = self.next_used.wrapping_add(1);
+        self.complete_burst(&[written]);
+    }
+
+    #[inline]
+    fn complete_burst(&mut self, written: &[u32]) {
+        let (used, mask) = (self.used_ring.view(), self.setup.size - 1);
+        let mut next_used = self.next_used;
+        for (chain, len) in self.taken.chains().iter().zip(written) {
+            used.write_u64(usize::from(next_used & mask), u64::from(*len) << 32 | u64::from(chain.id));
+            next_used = next_used.wrapping_add(1);
         }
+        self.mark_completed(written);
+        self.next_used = next_used;
+        self.taken.give_back(written.len());
     }
 
     #[inline]
@@ -204,8 +213,10 @@ impl Virtqueue for SplitRing {
         if self.setup.in_order {
             // virtio 1.3, 2.7.8.1: one element names the last chain of a batch and stands for all of them.
             if let Some(last) = n.checked_sub(1).map(|last| self.taken.chains()[last]) {
-                self.write_used(self.next_used, last.id, 0);
-                self.taken.give_back_many(n);
+                let slot = usize::from(self.next_used & (self.setup.size - 1));
+                self.used_ring.view().write_u64(slot, last.id.into());
+                self.mark_element(self.next_used);
+                self.taken.give_back(n);
                 self.next_used = self.next_used.wrapping_add(n as u16);
             }
             return;
@@ -220,7 +231,7 @@ impl Virtqueue for SplitRing {
             (0..n).for_each(|n| self.mark_element(self.next_used.wrapping_add(n as u16)));
         }
         self.next_used = next_used;
-        self.taken.give_back_many(n);
+        self.taken.give_back(n);
     }
 
     #[inline]

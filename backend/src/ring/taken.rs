@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Access;
 use crate::memory::{Buffers, DirtyLog, GuestSlice, MemoryTable};
 
 /// Chains that were given back are forgotten together, at the latest when this many have gathered.
@@ -123,10 +124,17 @@ impl Taken {
     }
 
     /// The buffers of the first `n` chains, in a row.
-    #[inline]
     #[must_use]
     pub fn slices(&self, n: usize) -> &[GuestSlice<'_>] {
-        match (self.chains().first(), n.checked_sub(1).and_then(|last| self.chains().get(last))) {
+        self.slices_from(0, n)
+    }
+
+    /// The buffers of the `n` chains from number `first` on, in a row.
+    #[inline]
+    #[must_use]
+    pub fn slices_from(&self, first: usize, n: usize) -> &[GuestSlice<'_>] {
+        let last = (first + n).wrapping_sub(1);
+        match (self.chains().get(first), self.chains().get(last).filter(|_| n > 0)) {
             (Some(a), Some(z)) => self.buffers.get(a.first as usize..z.end as usize),
             _ => &[],
         }
@@ -157,12 +165,13 @@ impl Taken {
         &mut self,
         max: usize,
         max_bytes: usize,
+        access: Access,
         mut next: impl FnMut(usize) -> Option<(u16, u64, u32)>,
     ) -> usize {
         let (before, first) = (self.chains.len(), self.buffers.len() as u32);
         self.chains.resize(before + max, Chain { first: 0, end: 0, len: 0, id: 0, slots: 0 });
         let mut chains = self.chains[before..].iter_mut();
-        let (added, bytes) = self.buffers.push_near(max, max_bytes, |n| {
+        let (added, bytes) = self.buffers.push_near(max, max_bytes, access == Access::Write, |n| {
             let (id, address, len) = next(n)?;
             let first = first + n as u32;
             *chains.next()? = Chain { first, end: first + 1, len, id, slots: 1 };
@@ -188,36 +197,28 @@ impl Taken {
         self.slots += usize::from(slots);
     }
 
-    /// Removes the oldest chain, of which the device wrote `written` bytes.
-    #[inline]
-    pub(super) fn give_back(&mut self, written: usize, log: Option<&DirtyLog>) -> Option<Chain> {
-        let chain = *self.chains.get(self.gone)?;
-        if let Some(log) = log {
-            self.buffers.mark(chain.slices(), written, log);
-        }
-        self.gone += 1;
-        self.bytes -= chain.len as usize;
-        self.slots -= usize::from(chain.slots);
-        self.forget();
-        Some(chain)
-    }
-
     /// Removes the oldest `n` chains, at most all.
     #[inline]
-    pub(super) fn give_back_many(&mut self, n: usize) {
+    pub(super) fn give_back(&mut self, n: usize) {
         if n >= self.len() {
             return self.clear();
         }
-        let (mut bytes, mut slots) = (0, 0);
         let end = self.gone + n;
         for chain in &self.chains[self.gone..end] {
-            bytes += chain.len as usize;
-            slots += usize::from(chain.slots);
+            self.bytes -= chain.len as usize;
+            self.slots -= usize::from(chain.slots);
         }
         self.gone = end;
-        self.bytes -= bytes;
-        self.slots -= slots;
-        self.forget();
+        if end >= FORGET_CHAINS {
+            self.forget_front();
+        }
+    }
+
+    /// Marks so many first bytes of each of the oldest chains as written by the device.
+    pub(super) fn mark_each(&self, written: &[u32], log: &DirtyLog) {
+        for (chain, len) in self.chains().iter().zip(written) {
+            self.buffers.mark(chain.slices(), *len as usize, log);
+        }
     }
 
     /// Marks the first `written` bytes of the oldest chains as written by the device.
@@ -231,17 +232,6 @@ impl Taken {
         self.chains.clear();
         self.buffers.clear();
         (self.gone, self.bytes, self.slots) = (0, 0, 0);
-    }
-
-    #[inline]
-    fn forget(&mut self) {
-        if self.is_empty() {
-            self.chains.clear();
-            self.buffers.clear();
-            self.gone = 0;
-        } else if self.gone >= FORGET_CHAINS {
-            self.forget_front();
-        }
     }
 
     #[cold]

@@ -59,11 +59,17 @@ impl LoopbackTx {
             if frame.len < 2 * MAC_LEN {
                 return Sent::Refused;
             }
-            bytes.extend_from_slice(&frame.header.0);
-            bytes.extend_from_slice(&(frame.len as u32).to_le_bytes());
+            bytes.reserve(PREFIX + frame.len);
+            let mut prefix = [0; PREFIX];
+            prefix[..HEADER_LEN].copy_from_slice(&frame.header.0);
+            prefix[HEADER_LEN..].copy_from_slice(&(frame.len as u32).to_le_bytes());
+            bytes.extend_from_slice(&prefix);
             let start = bytes.len();
             append_from_guest(frame.slices, frame.skip, frame.len, bytes);
-            bytes[start..start + 2 * MAC_LEN].rotate_left(MAC_LEN);
+            if let Some((addresses, _)) = bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>() {
+                let [a, b, c, d, e, f, g, h, i, j, k, l] = *addresses;
+                *addresses = [g, h, i, j, k, l, a, b, c, d, e, f];
+            }
             *frames += 1;
             Sent::Done
         })

@@ -56,7 +56,7 @@ impl Pair {
         let PairSetup { id, tx, rx, counters, uplink_mac, mode } = setup;
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         Self {
-            rx: RxHalf { queue: queue(Direction::Rx), uplink: rx, unfinished: None },
+            rx: RxHalf::new(queue(Direction::Rx), rx),
             tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
             memory: Arc::default(),
             mode,
@@ -86,7 +86,7 @@ impl Pair {
             }
             Message::RingDown(id, answer) => {
                 if id.direction == Direction::Rx {
-                    self.rx.unfinished = None;
+                    self.rx.forget_unfinished();
                 }
                 let base = self.queue(id).down(wakeups);
                 self.attach_as_needed(wakeups);
@@ -100,7 +100,7 @@ impl Pair {
             }
             Message::Features(features) => {
                 if features != self.shared.features {
-                    self.rx.unfinished = None;
+                    self.rx.forget_unfinished();
                     // Taken for the frames of the features before.
                     if let Some(ring) = &mut self.rx.queue.ring {
                         ring.untake();
@@ -111,7 +111,7 @@ impl Pair {
                 }
             }
             Message::MemoryTable(table, answer) => {
-                self.rx.unfinished = None;
+                self.rx.forget_unfinished();
                 let old = std::mem::replace(&mut self.memory, table);
                 self.rx.queue.move_to(&self.memory, wakeups);
                 self.tx.queue.move_to(&self.memory, wakeups);

@@ -9,7 +9,7 @@ use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
 use crate::memory::{copy_to_guest, write_array};
 use crate::mode::Direction;
-use crate::offload::{HEADER_LEN, NetHeader};
+use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 use crate::ring::{Ring, RingError, Virtqueue};
 use crate::uplink::{Receive, Received, Rx};
 
@@ -26,34 +26,75 @@ const UNFINISHED_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct RxHalf {
     pub(super) queue: Queue,
     pub(super) uplink: Rx,
+    state: State,
+}
+
+/// What lies between the uplink and the ring.
+#[derive(Debug, Default)]
+struct State {
     /// A frame that lies partly in receive buffers and waits for more of them.
-    pub(super) unfinished: Option<Unfinished>,
+    unfinished: Option<Unfinished>,
+    /// Bytes written to the oldest taken chains, which are to be completed. Empty between rounds.
+    filled: Vec<u32>,
+    /// Bytes of these chains.
+    filled_room: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Unfinished {
+struct Unfinished {
     header: NetHeader,
     len: usize,
     rest: Vec<u8>,
     since: Instant,
 }
 
-/// What became of one step towards the guest.
+/// What the features of the driver mean to the frames of a round.
+#[derive(Clone, Copy)]
+struct Terms {
+    header_len: usize,
+    mergeable: bool,
+    guest: Offloads,
+    /// Bytes of the largest frame that need not be segmented.
+    max_frame: usize,
+    /// Bytes that are offered to the uplink for a frame.
+    room: usize,
+    /// Bytes that must be taken before a frame is received. Without mergeable buffers a frame has one chain, whatever its
+    /// size.
+    need: usize,
+}
+
+impl Terms {
+    fn of(features: &Features) -> Self {
+        let Features { header_len, mergeable, guest, max_frame, .. } = *features;
+        let room = if mergeable && guest.segments() { ROOM_SEGMENTED } else { ROOM_PLAIN };
+        let need = if mergeable { room } else { 1 };
+        Self { header_len, mergeable, guest, max_frame: max_frame.unwrap_or(usize::MAX), room, need }
+    }
+}
+
+/// What became of a frame.
 enum Step {
-    /// A frame of so many bytes and segments.
+    /// It lies in chains that are to be completed: so many bytes and segments.
     Delivered(usize, usize),
+    /// It was dropped, or waits for more chains.
     Again,
+    /// Nothing more can be moved.
     Stop(Direction),
 }
 
-impl Step {
-    const BLOCKED: Self = Self::Stop(Direction::Blocked);
-}
-
 impl RxHalf {
+    pub(super) fn new(queue: Queue, uplink: Rx) -> Self {
+        Self { queue, uplink, state: State::default() }
+    }
+
+    /// Drops a frame that waits for buffers: the ring or its features change.
+    pub(super) fn forget_unfinished(&mut self) {
+        self.state.unfinished = None;
+    }
+
     /// How long the worker may sleep before it gives a frame up.
     pub(super) fn patience_left(&self) -> Option<Duration> {
-        let unfinished = self.unfinished.as_ref().filter(|_| self.queue.is_running())?;
+        let unfinished = self.state.unfinished.as_ref().filter(|_| self.queue.is_running())?;
         Some(UNFINISHED_PATIENCE.saturating_sub(unfinished.since.elapsed()))
     }
 
@@ -62,16 +103,16 @@ impl RxHalf {
         if !self.queue.is_running() || !shared.is_attached() {
             return Moved::BLOCKED;
         }
-        let Self { queue, uplink, unfinished } = self;
+        let Self { queue, uplink, state } = self;
         let Some(ring) = &mut queue.ring else { return Moved::BLOCKED };
         let (moved, error) = match (ring, uplink) {
             (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
-            (Ring::Split(ring), Rx::Tap(uplink)) => round_on(ring, uplink, unfinished, shared),
-            (Ring::Packed(ring), Rx::Tap(uplink)) => round_on(ring, uplink, unfinished, shared),
-            (Ring::Split(ring), Rx::Loopback(uplink)) => round_on(ring, uplink, unfinished, shared),
-            (Ring::Packed(ring), Rx::Loopback(uplink)) => round_on(ring, uplink, unfinished, shared),
-            (Ring::Split(ring), Rx::Generate(uplink)) => round_on(ring, uplink, unfinished, shared),
-            (Ring::Packed(ring), Rx::Generate(uplink)) => round_on(ring, uplink, unfinished, shared),
+            (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Loopback(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Packed(ring), Rx::Loopback(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
         };
         self.queue.publish();
         if let Some(error) = error {
@@ -81,152 +122,203 @@ impl RxHalf {
     }
 }
 
-fn round_on<R: Virtqueue, U: Receive>(
-    ring: &mut R,
-    uplink: &mut U,
-    unfinished: &mut Option<Unfinished>,
-    shared: &mut Shared,
-) -> (Moved, Option<RingError>) {
-    let mut moved = Moved::BLOCKED;
-    let mut delivered = 0;
-    let error = loop {
-        if moved.packets >= BURST_PACKETS as u64 || moved.bytes >= BURST_BYTES as u64 {
-            moved.state = Direction::Ready;
-            break None;
-        }
-        let step = match unfinished.take() {
-            Some(frame) => finish_one(ring, frame, unfinished, shared),
-            None => receive_one(ring, uplink, unfinished, shared),
-        };
-        moved.packets += 1;
-        match step {
-            Ok(Step::Delivered(len, segments)) => {
-                delivered += 1;
-                moved.segments += segments as u64;
-                moved.bytes += len as u64;
-            }
-            Ok(Step::Again) => {}
-            Ok(Step::Stop(state)) => {
-                moved.packets -= 1;
-                moved.state = state;
+impl State {
+    fn round<R: Virtqueue, U: Receive>(
+        &mut self,
+        ring: &mut R,
+        uplink: &mut U,
+        shared: &mut Shared,
+    ) -> (Moved, Option<RingError>) {
+        let terms = Terms::of(&shared.features);
+        let mut moved = Moved::BLOCKED;
+        let mut delivered = 0;
+        let error = loop {
+            if moved.packets >= BURST_PACKETS as u64 || moved.bytes >= BURST_BYTES as u64 {
+                moved.state = Direction::Ready;
                 break None;
             }
-            Err(e) => {
-                moved.state = Direction::Blocked;
-                break Some(e);
+            let step = if self.unfinished.is_some() {
+                self.finish_one(ring, &terms, shared)
+            } else {
+                match self.reserve(ring, BURST_PACKETS, terms.need) {
+                    Ok(0) => Ok(Step::Stop(Direction::Blocked)),
+                    Ok(_) => {
+                        let first = self.filled.len();
+                        let taken = ring.taken();
+                        let chains = if terms.mergeable { taken.len() - first } else { 1 };
+                        match uplink.receive(taken.slices_from(first, chains), terms.header_len, terms.room) {
+                            Received::Frame { header, len, rest } => {
+                                if rest.is_empty() && self.deliver_plain(ring, &terms, &header, len) {
+                                    delivered += 1;
+                                    moved.packets += 1;
+                                    moved.segments += 1;
+                                    moved.bytes += len as u64;
+                                    continue;
+                                }
+                                Ok(self.judge(ring, &terms, shared, header, len, rest))
+                            }
+                            Received::Empty => Ok(Step::Stop(Direction::Empty)),
+                            other => self.receive_failed(ring, shared, &other),
+                        }
+                    }
+                    Err(e) => Err(e),
+                }
+            };
+            match step {
+                Ok(Step::Delivered(len, segments)) => {
+                    delivered += 1;
+                    moved.segments += segments as u64;
+                    moved.bytes += len as u64;
+                }
+                Ok(Step::Again) => {}
+                Ok(Step::Stop(state)) => {
+                    moved.state = state;
+                    break None;
+                }
+                Err(e) => break Some(e),
+            }
+            moved.packets += 1;
+        };
+        self.complete(ring);
+        shared.counters.rx_packets.add_some(delivered);
+        shared.counters.rx_segments.add_some(moved.segments);
+        shared.counters.rx_bytes.add_some(moved.bytes);
+        (moved, error)
+    }
+
+    /// Hands back the chains that were filled.
+    #[inline]
+    fn complete<R: Virtqueue>(&mut self, ring: &mut R) {
+        ring.complete_burst(&self.filled);
+        self.filled.clear();
+        self.filled_room = 0;
+    }
+
+    /// Sees to it that chains of `room` bytes are taken and not filled, as far as the driver has posted them; says how
+    /// many bytes there are.
+    #[inline]
+    fn reserve<R: Virtqueue>(&mut self, ring: &mut R, chains: usize, room: usize) -> Result<usize, RingError> {
+        let free = ring.taken().bytes() - self.filled_room;
+        if free >= room && ring.taken().len() > self.filled.len() {
+            return Ok(free);
+        }
+        self.complete(ring);
+        match ring.reserve(chains, room) {
+            // What was taken before a broken chain is still good; the chain will be met again.
+            Err(e) if ring.taken().is_empty() => Err(e),
+            Ok(_) | Err(_) => Ok(ring.taken().bytes()),
+        }
+    }
+
+    /// Delivers a frame that fits the first chain and needs no work, as most do; says whether it is such a frame.
+    #[inline]
+    fn deliver_plain<R: Virtqueue>(&mut self, ring: &R, terms: &Terms, header: &NetHeader, len: usize) -> bool {
+        let total = terms.header_len + len;
+        let first = self.filled.len();
+        let Some(chain) = ring.taken().chains().get(first) else { return false };
+        if !header.is_plain() || len > terms.max_frame || total > chain.len as usize {
+            return false;
+        }
+        let slices = ring.taken().slices_of(first);
+        if terms.header_len != HEADER_LEN || !write_array(&NetHeader::PLAIN.0, slices) {
+            copy_to_guest(&NetHeader::PLAIN.0[..terms.header_len], slices, 0);
+        }
+        self.filled.push(total as u32);
+        self.filled_room += chain.len as usize;
+        true
+    }
+
+    /// What to do when the uplink gave no frame.
+    #[cold]
+    fn receive_failed<R: Virtqueue>(
+        &mut self,
+        ring: &mut R,
+        shared: &mut Shared,
+        received: &Received<'_>,
+    ) -> Result<Step, RingError> {
+        match received {
+            Received::Spoilt => {
+                shared.counters.rx_dropped_offload.add(1);
+                Ok(Step::Again)
+            }
+            Received::Fault => {
+                self.complete(ring);
+                ring.mark_written(usize::MAX);
+                Err(RingError::Vanished)
+            }
+            _ => {
+                shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
+                Ok(Step::Stop(Direction::Blocked))
             }
         }
-    };
-    shared.counters.rx_packets.add(delivered);
-    shared.counters.rx_segments.add(moved.segments);
-    shared.counters.rx_bytes.add(moved.bytes);
-    (moved, error)
-}
+    }
 
-#[inline]
-fn receive_one<R: Virtqueue, U: Receive>(
-    ring: &mut R,
-    uplink: &mut U,
-    unfinished: &mut Option<Unfinished>,
-    shared: &mut Shared,
-) -> Result<Step, RingError> {
-    let Features { header_len, mergeable, guest, .. } = shared.features;
-    let room = if mergeable && guest.segments() { ROOM_SEGMENTED } else { ROOM_PLAIN };
-    if ring.taken().is_empty() || (mergeable && ring.taken().bytes() < room) {
-        match ring.reserve(BURST_PACKETS, room) {
-            Ok(0) => return Ok(Step::BLOCKED),
-            Err(e) if ring.taken().is_empty() => return Err(e),
-            // What was taken before a broken chain is still good; the chain will be met again.
-            Ok(_) | Err(_) => {}
+    /// Delivers a frame if the guest can have it: now, or when there are chains for what is left of it.
+    #[inline(never)]
+    fn judge<R: Virtqueue>(
+        &mut self,
+        ring: &mut R,
+        terms: &Terms,
+        shared: &Shared,
+        mut header: NetHeader,
+        len: usize,
+        rest: &[u8],
+    ) -> Step {
+        let judged = header.judge_for_guest(len, terms.guest);
+        let too_large = (len > terms.max_frame && !header.is_segmented()) || (!rest.is_empty() && !terms.mergeable);
+        if judged.is_err() || too_large {
+            // It lies in the guest's buffers all the same.
+            self.complete(ring);
+            ring.mark_written(terms.header_len + len);
+            let counters = &shared.counters;
+            if judged.is_err() { &counters.rx_dropped_offload } else { &counters.rx_dropped_too_large }.add(1);
+            return Step::Again;
         }
+        if rest.is_empty() {
+            return self.deliver(ring, terms, header, len);
+        }
+        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
+        Step::Again
     }
-    let chains = if mergeable { ring.taken().len() } else { 1 };
-    let (mut header, len, rest) = match uplink.receive(ring.taken().slices(chains), header_len, room) {
-        Received::Frame { header, len, rest } => (header, len, rest),
-        Received::Spoilt => {
-            shared.counters.rx_dropped_offload.add(1);
-            return Ok(Step::Again);
-        }
-        Received::Empty => return Ok(Step::Stop(Direction::Empty)),
-        Received::Gone => {
-            shared.lose_link(&io::Error::from_raw_os_error(libc::EBADFD));
-            return Ok(Step::BLOCKED);
-        }
-        Received::Fault => {
-            ring.mark_written(usize::MAX);
-            return Err(RingError::Vanished);
-        }
-    };
-    let judged = header.judge_for_guest(len, guest);
-    let too_large = shared.features.max_frame.is_some_and(|max| len > max && !header.is_segmented())
-        || (!rest.is_empty() && !mergeable);
-    if judged.is_err() || too_large {
-        // It lies in the guest's buffers all the same.
-        ring.mark_written(header_len + len);
-        let counters = &shared.counters;
-        if judged.is_err() { &counters.rx_dropped_offload } else { &counters.rx_dropped_too_large }.add(1);
-        return Ok(Step::Again);
-    }
-    if rest.is_empty() {
-        return Ok(deliver(ring, shared, header, len));
-    }
-    *unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
-    Ok(Step::Again)
-}
 
-/// Completes a frame that did not fit the buffers posted when it came.
-fn finish_one<R: Virtqueue>(
-    ring: &mut R,
-    frame: Unfinished,
-    unfinished: &mut Option<Unfinished>,
-    shared: &Shared,
-) -> Result<Step, RingError> {
-    let total = shared.features.header_len + frame.len;
-    if let Err(e) = ring.reserve(0, total)
-        && ring.taken().bytes() < total
-    {
-        return Err(e);
-    }
-    let landed = total - frame.rest.len();
-    if ring.taken().bytes() < total {
-        if ring.is_all_taken() || frame.since.elapsed() >= UNFINISHED_PATIENCE {
-            // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
-            // have no descriptors left. One frame must not stop all that follow.
-            ring.mark_written(landed);
-            shared.counters.rx_dropped_too_large.add(1);
-            return Ok(Step::Again);
+    /// Completes a frame that did not fit the buffers posted when it came.
+    #[cold]
+    fn finish_one<R: Virtqueue>(&mut self, ring: &mut R, terms: &Terms, shared: &Shared) -> Result<Step, RingError> {
+        let Some(frame) = self.unfinished.take() else { return Ok(Step::Again) };
+        let total = terms.header_len + frame.len;
+        let landed = total - frame.rest.len();
+        if self.reserve(ring, 0, total)? < total {
+            if ring.is_all_taken() || frame.since.elapsed() >= UNFINISHED_PATIENCE {
+                // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
+                // have no descriptors left. One frame must not stop all that follow.
+                ring.mark_written(landed);
+                shared.counters.rx_dropped_too_large.add(1);
+                return Ok(Step::Again);
+            }
+            self.unfinished = Some(frame);
+            return Ok(Step::Stop(Direction::Blocked));
         }
-        *unfinished = Some(frame);
-        return Ok(Step::BLOCKED);
+        let first = self.filled.len();
+        copy_to_guest(&frame.rest, ring.taken().slices_from(first, ring.taken().len() - first), landed);
+        Ok(self.deliver(ring, terms, frame.header, frame.len))
     }
-    copy_to_guest(&frame.rest, ring.taken().slices(ring.taken().len()), landed);
-    Ok(deliver(ring, shared, frame.header, frame.len))
-}
 
-/// Hands the driver a frame that lies in the first taken buffers, behind the room for its header.
-#[inline]
-fn deliver<R: Virtqueue>(ring: &mut R, shared: &Shared, mut header: NetHeader, len: usize) -> Step {
-    let header_len = shared.features.header_len;
-    let mut left = header_len + len;
-    let mut chains = 0;
-    for chain in ring.taken().chains() {
-        chains += 1;
-        left = left.saturating_sub(chain.len as usize);
-        if left == 0 {
-            break;
+    /// Prepares a frame for the driver that lies in the first chains that are not filled, behind the room for its header.
+    fn deliver<R: Virtqueue>(&mut self, ring: &R, terms: &Terms, mut header: NetHeader, len: usize) -> Step {
+        let (first, mut left) = (self.filled.len(), terms.header_len + len);
+        for chain in &ring.taken().chains()[first..] {
+            let filled = (chain.len as usize).min(left);
+            self.filled.push(filled as u32);
+            self.filled_room += chain.len as usize;
+            left -= filled;
+            if left == 0 {
+                break;
+            }
         }
+        let segments = header.segments(len);
+        let chains = self.filled.len() - first;
+        header.set_num_buffers(chains as u16);
+        copy_to_guest(&header.0[..terms.header_len], ring.taken().slices_from(first, chains), 0);
+        Step::Delivered(len, segments)
     }
-    let segments = header.segments(len);
-    header.set_num_buffers(chains);
-    let slices = ring.taken().slices(chains.into());
-    if header_len != HEADER_LEN || !write_array(&header.0, slices) {
-        copy_to_guest(&header.0[..header_len], slices, 0);
-    }
-    let mut left = header_len + len;
-    for _ in 0..chains {
-        let filled = ring.taken().chains().first().map_or(0, |chain| (chain.len as usize).min(left));
-        left -= filled;
-        ring.complete(filled as u32);
-    }
-    Step::Delivered(len, segments)
 }

@@ -6,14 +6,11 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS, QueueId};
-use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
+use crate::memory::{CACHE_LINE, GuestSlice, copy_from_guest, read_twelve};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::{Chain, Ring, RingError, Taken, Virtqueue};
 use crate::uplink::{Judged, Sent, Tx, TxBurst};
-
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 
 /// The transmit half of a pair.
 #[derive(Debug)]
