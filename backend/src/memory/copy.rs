@@ -21,12 +21,12 @@ pub(super) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     let mut at = 0;
     while at < len - BLOCK {
         // SAFETY: at + BLOCK < len.
-        unsafe { std::ptr::copy_nonoverlapping(from.add(at), to.add(at), BLOCK) };
+        unsafe { std::ptr::copy_nonoverlapping(from.wrapping_add(at), to.wrapping_add(at), BLOCK) };
         at += BLOCK;
     }
     let last = len - BLOCK;
     // SAFETY: last + BLOCK = len.
-    unsafe { std::ptr::copy_nonoverlapping(from.add(last), to.add(last), BLOCK) };
+    unsafe { std::ptr::copy_nonoverlapping(from.wrapping_add(last), to.wrapping_add(last), BLOCK) };
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ proptest! {
                 driver.set_used_event((ring.base() as u16).wrapping_add(taken as u16).wrapping_sub(step.event_lag));
             }
             for _ in 0..taken {
-                let (head, len) = (ring.taken().chains()[0].id, ring.taken().chains()[0].len as u32);
+                let (head, len) = (ring.taken().chains()[0].id, ring.taken().chains()[0].len);
                 if write {
                     copy_to_guest(&[0x5a; 8], ring.taken().slices_of(0), 0);
                 }
