@@ -106,7 +106,7 @@ impl Pair {
         for n in before..taken {
             let (slot, len, mark) = self.offered.pop_front().expect("more was taken than offered");
             let chain = &self.device.taken().chains()[n];
-            assert_eq!((chain.id, chain.len), (slot, len as usize));
+            assert_eq!((chain.id, chain.len), (slot, len));
             let slices = self.device.taken().slices_of(n);
             assert_eq!(slices.len(), if self.driver.config().indirect_split.is_some() { 2 } else { 1 });
             let mut byte = [0];
