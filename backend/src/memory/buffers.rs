@@ -338,15 +338,6 @@ pub fn read_twelve(slices: &[GuestSlice<'_>]) -> Option<(u64, u32)> {
     Some((u64::from_le(low), u32::from_le(high)))
 }
 
-/// Copies `bytes` to the start of `slices`, if the first slice holds them all; says whether.
-#[inline]
-pub fn write_array<const N: usize>(bytes: &[u8; N], slices: &[GuestSlice<'_>]) -> bool {
-    let Some(first) = slices.first().filter(|slice| slice.len() >= N) else { return false };
-    // SAFETY: the slice is valid for its length (see `get`), which is N at least; private memory does not overlap it.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), first.iovec.iov_base.cast::<u8>(), N) };
-    true
-}
-
 /// Copies `from` to `slices`, from byte `skip` on, until it is written or they end; says how many bytes.
 #[inline]
 pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usize {

@@ -5,6 +5,8 @@
 /// Up to this many bytes are copied here; the C library is faster beyond.
 const SMALL: usize = 256;
 const BLOCK: usize = 16;
+/// Bytes of a virtio-net header.
+const HEADER: usize = 12;
 
 /// Copies `len` bytes.
 ///
@@ -13,6 +15,10 @@ const BLOCK: usize = 16;
 /// overlap.
 #[inline]
 pub(super) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
+    if len == HEADER {
+        // SAFETY: the caller vouches for both.
+        return unsafe { std::ptr::copy_nonoverlapping(from, to, HEADER) };
+    }
     if !(BLOCK..=SMALL).contains(&len) {
         // SAFETY: the caller vouches for both.
         return unsafe { std::ptr::copy_nonoverlapping(from, to, len) };

@@ -16,7 +16,6 @@ mod window;
 
 pub use buffers::{
     Buffers, CACHE_LINE, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len,
-    write_array,
 };
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};

@@ -36,6 +36,16 @@ impl GenerateRx {
 
 impl Receive for GenerateRx {
     #[inline]
+    fn receive_plain(&mut self, header: &[u8], slices: &[GuestSlice<'_>], room: usize) -> Option<usize> {
+        let len = self.frame.len();
+        (len <= room).then(|| {
+            copy_to_guest(header, slices, 0);
+            copy_to_guest(&self.frame, slices, header.len());
+            len
+        })
+    }
+
+    #[inline]
     fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, _room: usize) -> Received<'_> {
         let done = copy_to_guest(&self.frame, slices, skip);
         Received::Frame { header: self.header, len: self.frame.len(), rest: &self.frame[done..] }

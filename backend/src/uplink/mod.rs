@@ -72,6 +72,14 @@ pub enum Rx {
 
 /// What receives frames one by one.
 pub trait Receive {
+    /// Receives a frame that lies in private memory already, if the next one does, needs no work and has `room` bytes at
+    /// most: into `slices`, behind the guest's `header`. Says its length. Else nothing is received.
+    #[inline]
+    fn receive_plain(&mut self, header: &[u8], slices: &[GuestSlice<'_>], room: usize) -> Option<usize> {
+        let _ = (header, slices, room);
+        None
+    }
+
     /// Receives one frame into `slices`, leaving `skip` bytes at their start for the guest's header. No more than `room`
     /// bytes of the slices need be used.
     fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, room: usize) -> Received<'_>;

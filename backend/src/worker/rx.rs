@@ -7,10 +7,10 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
-use crate::memory::{copy_to_guest, write_array};
+use crate::memory::copy_to_guest;
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
-use crate::ring::{Ring, RingError, Virtqueue};
+use crate::ring::{Ring, RingError, Taken, Virtqueue};
 use crate::uplink::{Receive, Received, Rx};
 
 /// Room that is offered to the uplink for a frame of a guest that takes segmented frames, in bytes.
@@ -69,6 +69,16 @@ impl Terms {
         let room = if mergeable && guest.segments() { ROOM_SEGMENTED } else { ROOM_PLAIN };
         let need = if mergeable { room } else { 1 };
         Self { header_len, mergeable, guest, max_frame: max_frame.unwrap_or(usize::MAX), room, need }
+    }
+}
+
+impl Terms {
+    /// Receives a frame that fits chain number `at` and needs no work, from an uplink that has it in private memory.
+    #[inline]
+    fn receive_plain<U: Receive>(&self, taken: &Taken, at: usize, uplink: &mut U) -> Option<usize> {
+        let chain = taken.chains().get(at)?;
+        let room = (chain.len as usize).saturating_sub(self.header_len).min(self.max_frame);
+        uplink.receive_plain(&NetHeader::PLAIN.0[..self.header_len], taken.buffers().get(chain.slices()), room)
     }
 }
 
@@ -145,16 +155,17 @@ impl State {
                     Ok(_) => {
                         let first = self.filled.len();
                         let taken = ring.taken();
+                        if let Some(len) = terms.receive_plain(taken, first, uplink) {
+                            self.fill(taken, first, terms.header_len + len);
+                            delivered += 1;
+                            moved.packets += 1;
+                            moved.segments += 1;
+                            moved.bytes += len as u64;
+                            continue;
+                        }
                         let chains = if terms.mergeable { taken.len() - first } else { 1 };
                         match uplink.receive(taken.slices_from(first, chains), terms.header_len, terms.room) {
                             Received::Frame { header, len, rest } => {
-                                if rest.is_empty() && self.deliver_plain(ring, &terms, &header, len) {
-                                    delivered += 1;
-                                    moved.packets += 1;
-                                    moved.segments += 1;
-                                    moved.bytes += len as u64;
-                                    continue;
-                                }
                                 Ok(self.judge(ring, &terms, shared, header, len, rest))
                             }
                             Received::Empty => Ok(Step::Stop(Direction::Empty)),
@@ -210,22 +221,11 @@ impl State {
         }
     }
 
-    /// Delivers a frame that fits the first chain and needs no work, as most do; says whether it is such a frame.
+    /// Notes that so many bytes were written to chain number `at`, the first that was not filled.
     #[inline]
-    fn deliver_plain<R: Virtqueue>(&mut self, ring: &R, terms: &Terms, header: &NetHeader, len: usize) -> bool {
-        let total = terms.header_len + len;
-        let first = self.filled.len();
-        let Some(chain) = ring.taken().chains().get(first) else { return false };
-        if !header.is_plain() || len > terms.max_frame || total > chain.len as usize {
-            return false;
-        }
-        let slices = ring.taken().slices_of(first);
-        if terms.header_len != HEADER_LEN || !write_array(&NetHeader::PLAIN.0, slices) {
-            copy_to_guest(&NetHeader::PLAIN.0[..terms.header_len], slices, 0);
-        }
-        self.filled.push(total as u32);
-        self.filled_room += chain.len as usize;
-        true
+    fn fill(&mut self, taken: &Taken, at: usize, written: usize) {
+        self.filled.push(written as u32);
+        self.filled_room += taken.chains().get(at).map_or(0, |chain| chain.len as usize);
     }
 
     /// What to do when the uplink gave no frame.
@@ -306,10 +306,9 @@ impl State {
     /// Prepares a frame for the driver that lies in the first chains that are not filled, behind the room for its header.
     fn deliver<R: Virtqueue>(&mut self, ring: &R, terms: &Terms, mut header: NetHeader, len: usize) -> Step {
         let (first, mut left) = (self.filled.len(), terms.header_len + len);
-        for chain in &ring.taken().chains()[first..] {
+        for (at, chain) in ring.taken().chains().iter().enumerate().skip(first) {
             let filled = (chain.len as usize).min(left);
-            self.filled.push(filled as u32);
-            self.filled_room += chain.len as usize;
+            self.fill(ring.taken(), at, filled);
             left -= filled;
             if left == 0 {
                 break;
