@@ -335,7 +335,8 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn needs_call(&mut self) -> bool {
-        let new = self.next_used;
+        // What is completed and not published is nothing to call for yet.
+        let new = self.unpublished.map_or(self.next_used, |(place, _)| place);
         // Pairs with the driver's full barrier between its write of this area and its look at the next used descriptor
         // (virtio 1.3, 2.8.14): either it sees what was published, or we see that it wants to be called.
         fence(Ordering::SeqCst);

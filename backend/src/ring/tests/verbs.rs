@@ -1,167 +1,170 @@
-//! What each verb promises to a driver that keeps the rules.
+//! What each verb promises to a driver that keeps the rules, in both formats.
 
-use super::super::{Access, SplitRing, Virtqueue};
-use super::driver::{BUFFERS, Driver, WRITE};
+use super::super::{Access, Ring, RingSetup};
+use super::guest::{BUFFERS, RingDriver, WRITE};
+use super::packed_driver::{self, Cursor};
+use super::split_driver;
 use crate::memory::{copy_from_guest, total_len};
 
+/// Sizes of packed rings; a split ring has the power of two above.
+const SIZES: &[u16] = if cfg!(miri) { &[1, 3] } else { &[1, 3, 100, 255, 32_768] };
+
+/// Runs a test with drivers of both formats whose rings have `size` entries and stand shortly before a wrap.
+fn both(size: u16, test: impl Fn(&mut dyn RingDriver)) {
+    test(&mut split_driver::Driver::new(size.next_power_of_two(), 65_533));
+    for start in [Cursor::FIRST, Cursor { index: size - 1, wrap: true }, Cursor { index: size / 2, wrap: false }] {
+        test(&mut packed_driver::Driver::new(size, start));
+    }
+}
+
+fn setup(driver: &dyn RingDriver, access: Access, in_order: bool) -> RingSetup {
+    RingSetup { in_order, ..driver.setup(access, true) }
+}
+
 #[test]
-fn chains_come_in_order_with_their_bytes_across_the_index_wrap() {
-    let mut driver = Driver::new(8, 65_533);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
-    for n in 0..20u8 {
-        driver.write(BUFFERS + 64 * u64::from(n), [n; 64]);
-        let at = BUFFERS + 64 * u64::from(n);
-        let head = driver.chain(&[(at, 10), (at + 10, 22)], 0);
-        driver.offer(head);
-        driver.publish();
-        assert_eq!(ring.take_burst(64, 1 << 20).unwrap(), 1);
-        let mut bytes = [0; 64];
-        assert_eq!(copy_from_guest(ring.taken().slices_of(0), 0, &mut bytes), 32);
-        assert_eq!(bytes[..32], [n; 32]);
-        let before = driver.used_idx();
-        ring.complete(0);
-        assert_eq!(driver.used_idx(), before, "nothing is seen before it is published");
-        assert!(ring.publish());
-        assert_eq!(driver.used_idx(), before.wrapping_add(1));
-        assert_eq!(driver.used(before), (head.into(), 0));
+fn chains_come_in_order_with_their_bytes_across_the_wrap() {
+    both(8, |driver| {
+        let mut ring = driver.ring(setup(driver, Access::Read, false));
+        for n in 0..20u8 {
+            let at = BUFFERS + 64 * u64::from(n);
+            driver.guest().write(at, [n; 64]);
+            let table = (n % 3 == 0).then_some(BUFFERS + 0x1_0000);
+            let id = driver.add(&[(at, 10), (at + 10, 22)], 0, table);
+            assert_eq!(ring.take_burst(64, 1 << 20).unwrap(), 1);
+            let mut bytes = [0; 64];
+            assert_eq!(copy_from_guest(ring.taken().slices_of(0), 0, &mut bytes), 32);
+            assert_eq!(bytes[..32], [n; 32]);
+            ring.complete(0);
+            assert_eq!(driver.reap(false), [], "nothing is seen before it is published");
+            assert!(ring.publish() && !ring.publish());
+            assert_eq!(driver.reap(false), [(id, 0)]);
+        }
+    });
+}
+
+#[test]
+fn rings_of_any_size_are_filled_and_emptied_again_and_again() {
+    for (size, in_order) in SIZES.iter().flat_map(|size| [(*size, false), (*size, true)]) {
+        both(size, |driver| {
+            let mut ring = driver.ring(setup(driver, Access::Write, in_order));
+            for round in 0..3u32 {
+                let mut offered = Vec::new();
+                while driver.free() > 0 {
+                    let id = driver.add(&[(BUFFERS, 64)], WRITE, None);
+                    offered.push((id, round));
+                }
+                assert_eq!(ring.take_burst(usize::MAX, usize::MAX).unwrap(), offered.len());
+                assert!(ring.is_all_taken() && !ring.arm_kicks().unwrap());
+                for _ in &offered {
+                    ring.complete(round);
+                }
+                assert_eq!(driver.reap(in_order), []);
+                assert!(ring.publish() && !ring.is_all_taken());
+                assert_eq!(driver.reap(in_order), offered);
+                assert!(!ring.arm_kicks().unwrap());
+            }
+        });
     }
 }
 
 #[test]
-fn a_burst_is_bounded_by_chains_and_bytes() {
-    let mut driver = Driver::new(64, 0);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, false)).unwrap();
-    for _ in 0..40 {
-        let head = driver.chain(&[(BUFFERS, 1000)], 0);
-        driver.offer(head);
-    }
-    driver.publish();
-    assert_eq!(ring.take_burst(8, usize::MAX).unwrap(), 8);
-    assert_eq!(ring.take_burst(64, 10_500).unwrap(), 11);
-    assert_eq!(ring.taken().bytes(), 11_000);
-    assert_eq!(ring.take_burst(64, usize::MAX).unwrap(), 40);
+fn a_burst_is_bounded_by_chains_and_bytes_and_a_reserve_is_not() {
+    both(64, |driver| {
+        let mut ring = driver.ring(setup(driver, Access::Read, false));
+        for _ in 0..40 {
+            driver.add(&[(BUFFERS, 1000)], 0, None);
+        }
+        assert_eq!(ring.take_burst(8, usize::MAX).unwrap(), 8);
+        assert_eq!(ring.take_burst(64, 10_500).unwrap(), 11);
+        assert_eq!(ring.taken().bytes(), 11_000);
+        assert_eq!(ring.reserve(5, 12_001).unwrap(), 13);
+        assert_eq!(ring.reserve(20, 1).unwrap(), 20);
+        assert_eq!(ring.reserve(1, usize::MAX).unwrap(), 40);
+    });
 }
 
 #[test]
 fn buffers_in_a_row_stay_right_while_the_front_is_completed() {
-    let mut driver = Driver::new(2048, 0);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Write, false)).unwrap();
-    let mut offered = 0u64;
-    for round in 0..40u64 {
-        for _ in 0..60 {
-            let at = BUFFERS + (offered % 4096) * 128;
-            let head = driver.chain(&[(at, 64), (at + 64, 32)], WRITE);
-            driver.offer(head);
-            offered += 1;
+    both(2048, |driver| {
+        let mut ring = driver.ring(setup(driver, Access::Write, false));
+        let mut offered = 0u64;
+        for _ in 0..if cfg!(miri) { 3 } else { 40 } {
+            for _ in 0..60 {
+                let at = BUFFERS + (offered % 4096) * 128;
+                driver.add(&[(at, 64), (at + 64, 32)], WRITE, None);
+                offered += 1;
+            }
+            ring.take_burst(100, usize::MAX).unwrap();
+            let n = 50.min(ring.taken().len());
+            assert_eq!(total_len(ring.taken().slices(n)), n * 96);
+            assert_eq!(ring.taken().slices(n).len(), n * 2);
+            for _ in 0..n {
+                ring.complete(96);
+            }
+            ring.publish();
+            assert_eq!(driver.reap(false).len(), 50);
         }
-        driver.publish();
-        ring.take_burst(100, usize::MAX).unwrap();
-        let n = 50.min(ring.taken().len());
-        assert_eq!(total_len(ring.taken().slices(n)), n * 96);
-        assert_eq!(ring.taken().slices(n).len(), n * 2);
-        for _ in 0..n {
-            ring.complete(96);
+    });
+}
+
+#[test]
+fn a_driver_with_in_order_accounts_for_what_a_batch_skips() {
+    both(8, |driver| {
+        let mut ring = driver.ring(setup(driver, Access::Read, true));
+        for _ in 0..9 {
+            let ids: Vec<_> = [1, 2, 1, 1]
+                .iter()
+                .map(|parts| driver.add(&[(BUFFERS, 100), (BUFFERS, 50)][..*parts], 0, None))
+                .collect();
+            ring.take_burst(8, usize::MAX).unwrap();
+            ring.complete_unwritten(3);
+            ring.complete_unwritten(0);
+            // A batch that is larger than what is left is what is left.
+            ring.complete_unwritten(7);
+            assert_eq!(driver.reap(true), []);
+            assert!(ring.publish());
+            assert_eq!(driver.reap(true), ids.iter().map(|id| (*id, 0)).collect::<Vec<_>>());
         }
-        ring.publish();
-        assert_eq!(u64::from(driver.used_idx()), (round + 1) * 50);
-    }
+    });
 }
 
 #[test]
-fn without_event_idx_flags_arm_and_suppress_kicks() {
-    let mut driver = Driver::new(8, 0);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, false)).unwrap();
-    ring.suppress_kicks();
-    assert_eq!(driver.used_flags(), 1);
-    assert!(!ring.arm_kicks().unwrap());
-    assert_eq!(driver.used_flags(), 0);
-    let head = driver.chain(&[(BUFFERS, 64)], 0);
-    driver.offer(head);
-    driver.publish();
-    assert!(ring.arm_kicks().unwrap(), "a chain slipped in");
+fn without_in_order_every_chain_has_its_used_element() {
+    both(8, |driver| {
+        let mut ring = driver.ring(setup(driver, Access::Read, false));
+        for _ in 0..9 {
+            let ids: Vec<_> = (0..4).map(|_| driver.add(&[(BUFFERS, 100)], 0, None)).collect();
+            ring.take_burst(8, usize::MAX).unwrap();
+            ring.complete_unwritten(4);
+            assert!(ring.publish());
+            assert_eq!(driver.reap(false), ids.iter().map(|id| (*id, 0)).collect::<Vec<_>>());
+        }
+    });
 }
 
 #[test]
-fn with_event_idx_arming_asks_for_the_next_chain() {
-    let mut driver = Driver::new(8, 5);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
-    assert!(!ring.arm_kicks().unwrap());
-    assert_eq!(driver.avail_event(), 5);
-    let head = driver.chain(&[(BUFFERS, 64)], 0);
-    driver.offer(head);
-    driver.publish();
-    ring.suppress_kicks();
-    assert_eq!(driver.used_flags(), 0, "flags stay as they are with EVENT_IDX");
-    ring.take_burst(8, 1 << 20).unwrap();
-    assert!(!ring.arm_kicks().unwrap());
-    assert_eq!(driver.avail_event(), 6);
-}
-
-#[test]
-fn calls_honour_the_drivers_suppression() {
-    let mut driver = Driver::new(8, 0);
-    let complete_one = |ring: &mut SplitRing, driver: &mut Driver| {
-        let head = driver.chain(&[(BUFFERS, 64)], 0);
-        driver.offer(head);
-        driver.publish();
-        ring.take_burst(8, 1 << 20).unwrap();
+fn untaken_chains_are_taken_again_and_a_new_ring_goes_on_at_the_base() {
+    both(8, |driver| {
+        let setup = setup(driver, Access::Read, false);
+        let mut ring = driver.ring(setup);
+        let ids: Vec<_> = (0..4).map(|n| driver.add(&[(BUFFERS, 100 + n)], 0, None)).collect();
+        assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 4);
         ring.complete(0);
         ring.publish();
-        ring.needs_call()
-    };
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, false)).unwrap();
-    assert!(complete_one(&mut ring, &mut driver));
-    driver.set_avail_flags(1);
-    assert!(!complete_one(&mut ring, &mut driver));
-    driver.set_avail_flags(0);
-    assert!(complete_one(&mut ring, &mut driver));
+        ring.untake();
+        assert!(ring.taken().is_empty());
+        assert_eq!(driver.reap(false), [(ids[0], 0)]);
+        assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
+        assert_eq!(ring.taken().chains()[0].len, 101);
 
-    let mut driver = Driver::new(8, 0);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
-    driver.set_used_event(2);
-    assert!(complete_one(&mut ring, &mut driver), "nothing is known before the first decision");
-    assert!(!complete_one(&mut ring, &mut driver), "used index 2 does not pass event 2");
-    assert!(complete_one(&mut ring, &mut driver), "used index 3 does");
-    assert!(!complete_one(&mut ring, &mut driver));
-}
-
-#[test]
-fn untaken_chains_are_taken_again_and_a_new_ring_goes_on_at_the_used_index() {
-    let mut driver = Driver::new(8, 65_534);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
-    for n in 0..4 {
-        let head = driver.chain(&[(BUFFERS, 100 + n)], 0);
-        driver.offer(head);
-    }
-    driver.publish();
-    assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 4);
-    ring.complete(0);
-    ring.publish();
-    ring.untake();
-    assert_eq!(ring.base(), 65_535);
-    assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
-    assert_eq!(ring.taken().chains()[0].len, 101);
-
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Read, true)).unwrap();
-    assert_eq!(ring.base(), 65_535);
-    assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
-    assert_eq!(ring.taken().chains()[0].len, 101);
-}
-
-#[test]
-fn the_largest_ring_works() {
-    let mut driver = Driver::new(32_768, 40_000);
-    let mut ring = SplitRing::new(&driver.table, driver.setup(Access::Write, true)).unwrap();
-    for _ in 0..32_768u32 {
-        let head = driver.chain(&[(BUFFERS, 64)], WRITE);
-        driver.offer(head);
-    }
-    driver.publish();
-    assert_eq!(ring.take_burst(usize::MAX, usize::MAX).unwrap(), 32_768);
-    assert!(ring.is_all_taken());
-    for _ in 0..32_768u32 {
-        ring.complete(64);
-    }
-    ring.publish();
-    assert_eq!(driver.used_idx(), 40_000u16.wrapping_add(32_768));
+        let base = ring.base();
+        let mut ring = Ring::new(&driver.guest().table, setup, base).unwrap();
+        assert_eq!(ring.base(), base);
+        assert_eq!(ring.take_burst(8, 1 << 20).unwrap(), 3);
+        assert_eq!(ring.taken().chains()[0].id, ids[1]);
+        ring.complete_unwritten(3);
+        ring.publish();
+        assert_eq!(driver.reap(false).len(), 3);
+        assert!(ring.used_any());
+    });
 }
