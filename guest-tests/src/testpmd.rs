@@ -7,6 +7,7 @@
 //! No huge pages are needed: with `--no-huge`, DPDK's memory is one memfd, which the back end can map. Nothing is left
 //! behind: DPDK's runtime directory is a temporary one.
 
+mod path;
 mod pcap;
 mod rig;
 
@@ -26,14 +27,17 @@ use crate::lines::Stream;
 use crate::process::Process;
 use crate::spawn::pass_fd;
 
+pub use path::DataPath;
 pub use rig::{Rig, each_moves, since};
 
 /// How long a command may take; the first one waits for DPDK's start.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Enough for all receive rings, and for what forwarding holds.
-const MBUFS: u32 = 16_384;
-/// The memory of DPDK, of which the packet buffers take a third.
-const MEMORY_MIB: u32 = 128;
+/// Packet buffers for each entry of a pair of rings: one to receive into, and four for a long frame to be sent.
+const MBUFS_PER_ENTRY: u32 = 5;
+/// Packet buffers for what forwarding holds.
+const MBUFS: u32 = 8192;
+/// The memory of DPDK, of which the packet buffers of eight pairs of large rings take half.
+const MEMORY_MIB: u32 = 256;
 
 /// Frames by queue.
 pub type Frames = Vec<Vec<Vec<u8>>>;
@@ -44,6 +48,7 @@ pub struct TestpmdBuilder {
     socket: PathBuf,
     queues: u16,
     device: String,
+    rx_offloads: &'static [&'static str],
     ring_size: u16,
     server: bool,
 }
@@ -93,6 +98,12 @@ impl TestpmdBuilder {
         self
     }
 
+    /// Makes the driver take this way; what it takes is another matter, see [`Rig::takes`].
+    pub fn path(mut self, path: &DataPath) -> Self {
+        self.rx_offloads = path.rx_offloads;
+        self.ring_size(path.ring_size).device(path.device)
+    }
+
     /// Listens at the socket path instead of connecting to it. Starting waits for the back end then.
     pub fn server(mut self) -> Self {
         self.server = true;
@@ -124,10 +135,14 @@ impl TestpmdBuilder {
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd", "--lcores", &lcores, "--main-lcore=0", "--no-pci", "--no-telemetry"]);
         command.args(["--no-huge", "--no-shconf", "-m", &MEMORY_MIB.to_string()]);
+        // The driver says which way it takes; AVX-512 is not used unless that is asked for.
+        command.args(["--log-level=pmd.net.virtio.*:info", "--force-max-simd-bitwidth=512"]);
         command.arg("--file-prefix").arg(dir.path().file_name().context("a directory without a name")?);
         command.args(["--vdev", &device, "--vdev", &capture, "--", "--interactive", "--nb-cores=1", "--no-flush-rx"]);
-        command.args([format!("--rxq={queues}"), format!("--txq={queues}"), format!("--total-num-mbufs={MBUFS}")]);
+        let mbufs = MBUFS + MBUFS_PER_ENTRY * u32::from(queues) * u32::from(self.ring_size);
+        command.args([format!("--rxq={queues}"), format!("--txq={queues}"), format!("--total-num-mbufs={mbufs}")]);
         command.args([format!("--rxd={}", self.ring_size), format!("--txd={}", self.ring_size)]);
+        command.arg("--disable-device-start");
         command.env("RUNTIME_DIRECTORY", dir.path());
         let (input, stdin) = pipe()?;
         pass_fd(&mut command, input.into(), 0);
@@ -136,7 +151,11 @@ impl TestpmdBuilder {
         // Without it, testpmd goes on with the other port.
         let info = testpmd.run("show port info 0")?;
         ensure!(info.contains("Driver name: net_virtio_user"), "no virtio-user port\n{}", testpmd.process.tail());
-        testpmd.run("set portlist 0")?;
+        // The other port could not do them, as arguments would have it.
+        for offload in self.rx_offloads {
+            testpmd.run(&format!("port config 0 rx_offload {offload} on"))?;
+        }
+        testpmd.run_all(&["port start all", "set portlist 0"])?;
         Ok(testpmd)
     }
 }
@@ -144,7 +163,8 @@ impl TestpmdBuilder {
 impl Testpmd {
     /// One queue pair on a back end that listens at `socket`.
     pub fn builder(socket: &Path) -> TestpmdBuilder {
-        TestpmdBuilder { socket: socket.into(), queues: 1, device: String::new(), ring_size: 256, server: false }
+        let device = String::new();
+        TestpmdBuilder { socket: socket.into(), queues: 1, device, rx_offloads: &[], ring_size: 256, server: false }
     }
 
     /// Runs a command and returns what it printed to standard output.
@@ -189,6 +209,22 @@ impl Testpmd {
             })
         };
         (0..self.queues).map(of_queue).collect()
+    }
+
+    /// How the driver says that it receives and sends, since it was configured last.
+    pub fn data_path(&self) -> Result<[String; 2]> {
+        let log = self.process.lines().all();
+        let way = |direction: &str| {
+            let end = format!(" {direction} path on port 0");
+            let way = log.iter().rev().find_map(|line| line.split_once("virtio: using ")?.1.strip_suffix(&end));
+            way.map(ToOwned::to_owned).with_context(|| format!("no {direction} path\n{}", self.process.tail()))
+        };
+        Ok([way("Rx")?, way("Tx")?])
+    }
+
+    /// Whether the driver would have used vector instructions on a packed ring, and cannot.
+    pub fn lacks_avx512(&self) -> bool {
+        self.process.lines().contains("disabled packed ring vectorized path for requirements not met")
     }
 
     /// Whether port 0 sees its link up.

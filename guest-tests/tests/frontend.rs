@@ -187,8 +187,8 @@ fn what_is_not_offered_is_refused() -> Result<()> {
         let reply = client.reply()?.context("the connection was closed")?;
         ensure!(reply.request == request && reply.value().is_some_and(|v| v != 0), "{reply:?}");
     }
-    client.send(SET_FEATURES, VERSION | NEED_REPLY, &(1u64 << 34).to_le_bytes(), &[])?;
-    ensure!(client.reply()?.and_then(|r| r.value()).is_some_and(|v| v != 0), "packed rings were accepted");
+    client.send(SET_FEATURES, VERSION | NEED_REPLY, &(1u64 << 40).to_le_bytes(), &[])?;
+    ensure!(client.reply()?.and_then(|r| r.value()).is_some_and(|v| v != 0), "a reset of single rings was accepted");
     client.wait_closed()?;
     vnicd.wait_for_line("were acknowledged but not offered", PATIENCE)?;
     serves(&ns, &vnicd)

@@ -1,4 +1,4 @@
-//! DPDK's testpmd as a front end that connects: loops, floods, a TAP, ends and starts anew.
+//! DPDK's testpmd as a front end that connects: floods, a TAP, a killed one.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
@@ -9,84 +9,9 @@ use guest_tests::driver::frames;
 use guest_tests::lab::eventually;
 use guest_tests::testpmd::{Moved, Rig, Testpmd, each_moves, since, total};
 
-/// What fits a receive buffer of testpmd.
-const LENGTHS: [&str; 6] = ["64", "128", "256", "512", "1024", "1518"];
-/// A chain of four buffers on the way out, five receive buffers on the way in.
+/// A chain of four buffers.
 const LONG: &str = "2000,2000,2000,2000";
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// All lengths go round, frames come back intact, a stopped port is silent and goes on.
-fn a_loop(queues: u16, device: &str) -> Result<()> {
-    let rig = Rig::new("loopback")?;
-    let mut testpmd = rig.testpmd().queues(queues).device(device).start()?;
-    let mergeable = device.contains("mrg_rxbuf=1");
-    for lengths in LENGTHS.into_iter().chain(mergeable.then_some(LONG)) {
-        rig.goes_round(&mut testpmd, lengths).with_context(|| format!("frames of {lengths}"))?;
-    }
-    let max_len = if mergeable { 9000 } else { 1518 };
-    rig.comes_back_intact(&mut testpmd, max_len)?;
-
-    // A port that is stopped stops what its driver does; one that is configured anew stops its rings, too.
-    for offload in [None, Some("on"), Some("off")] {
-        testpmd.run_all(&["set txpkts 64", "set fwd io", "start tx_first 32", "stop", "port stop 0"])?;
-        is_silent(&rig, queues.into())?;
-        let stopped = rings_stopped(&rig);
-        if let Some(state) = offload {
-            testpmd.run(&format!("port config 0 rx_offload udp_cksum {state}"))?;
-        }
-        testpmd.run("port start 0")?;
-        let stops = if offload.is_some() { 2 * usize::from(queues) } else { 0 };
-        ensure!(rings_stopped(&rig) == stopped + stops, "not {stops} rings were stopped");
-        rig.goes_round(&mut testpmd, "64")?;
-    }
-    rig.comes_back_intact(&mut testpmd, max_len)?;
-    testpmd.quit()?;
-    ensure!(!rig.vnicd.log().iter().any(|line| line.contains("ERROR")), "{}", rig.vnicd.log().join("\n"));
-    Ok(())
-}
-
-/// Nothing is counted any more.
-fn is_silent(rig: &Rig, queues: usize) -> Result<()> {
-    let before = rig.moved(queues)?;
-    thread::sleep(Duration::from_millis(100));
-    let after = rig.moved(queues)?;
-    ensure!(after == before, "packets move on a stopped port: {before:?}, then {after:?}");
-    Ok(())
-}
-
-fn rings_stopped(rig: &Rig) -> usize {
-    rig.vnicd.log().iter().filter(|line| line.contains("ring stopped")).count()
-}
-
-#[test]
-fn a_loop_of_one_queue() -> Result<()> {
-    a_loop(1, "mrg_rxbuf=1")
-}
-
-#[test]
-fn a_loop_of_one_queue_without_mergeable_buffers() -> Result<()> {
-    a_loop(1, "mrg_rxbuf=0")
-}
-
-#[test]
-fn a_loop_of_two_queues() -> Result<()> {
-    a_loop(2, "mrg_rxbuf=1")
-}
-
-#[test]
-fn a_loop_of_two_queues_without_mergeable_buffers() -> Result<()> {
-    a_loop(2, "mrg_rxbuf=0,vectorized=1")
-}
-
-#[test]
-fn a_loop_of_eight_queues() -> Result<()> {
-    a_loop(8, "mrg_rxbuf=1")
-}
-
-#[test]
-fn a_loop_of_eight_queues_without_mergeable_buffers() -> Result<()> {
-    a_loop(8, "mrg_rxbuf=0")
-}
 
 /// Sends without pause until each queue has moved many, and returns what the daemon has moved when it has all.
 fn flood(rig: &Rig, testpmd: &mut Testpmd, lengths: &str) -> Result<Vec<Moved>> {

@@ -1,17 +1,17 @@
 //! DPDK's testpmd as a front end that listens, and a daemon that connects: either side ends and comes back.
 //!
-//! These are the cases with split rings of DPDK's own test plan for virtio-user in server mode ("loopback virtio-user
+//! These are the cases of DPDK's own test plan for virtio-user in server mode ("loopback virtio-user
 //! server mode"), with vnicd in the place of the back end.
 
 use anyhow::{Context, Result, ensure};
 use guest_tests::lab::{ended_with, eventually};
-use guest_tests::testpmd::{Rig, Testpmd};
+use guest_tests::testpmd::{DataPath, Rig, Testpmd};
 
 const LONG: &str = "2000,2000,2000,2000";
 
 struct Case {
     queues: u16,
-    device: &'static str,
+    path: DataPath,
     lengths: &'static str,
 }
 
@@ -52,12 +52,14 @@ impl Case {
     }
 
     fn testpmd(&self, rig: &Rig) -> Result<Testpmd> {
-        rig.testpmd().server().queues(self.queues).device(self.device).start()
+        rig.testpmd().server().queues(self.queues).path(&self.path).start()
     }
 
     fn traffic(&self, rig: &Rig, testpmd: &mut Testpmd) -> Result<()> {
+        rig.takes(&self.path, testpmd)?;
+        rig.empties(testpmd)?;
         rig.goes_round(testpmd, self.lengths)?;
-        rig.comes_back_intact(testpmd, if self.device.contains("mrg_rxbuf=0") { 1518 } else { 9000 })
+        rig.comes_back_intact(testpmd, if self.path.mergeable() { 9000 } else { 1518 })
     }
 
     fn all_started(&self, rig: &Rig) -> Result<bool> {
@@ -68,32 +70,28 @@ impl Case {
     }
 }
 
-#[test]
-fn one_queue() -> Result<()> {
-    Case { queues: 1, device: "", lengths: "64" }.run()
+macro_rules! cases {
+    ($($name:ident: $queues:literal, $path:ident, $lengths:expr;)*) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            Case { queues: $queues, path: DataPath::$path, lengths: $lengths }.run()
+        }
+    )*};
 }
 
-#[test]
-fn eight_queues_with_long_frames() -> Result<()> {
-    Case { queues: 8, device: "mrg_rxbuf=1,in_order=0", lengths: LONG }.run()
-}
-
-#[test]
-fn two_queues_with_long_frames_that_would_be_used_in_order() -> Result<()> {
-    Case { queues: 2, device: "mrg_rxbuf=1,in_order=1", lengths: LONG }.run()
-}
-
-#[test]
-fn two_queues_without_mergeable_buffers_that_would_be_used_in_order() -> Result<()> {
-    Case { queues: 2, device: "mrg_rxbuf=0,in_order=1", lengths: "64" }.run()
-}
-
-#[test]
-fn two_queues_without_mergeable_buffers() -> Result<()> {
-    Case { queues: 2, device: "mrg_rxbuf=0,in_order=0", lengths: "64" }.run()
-}
-
-#[test]
-fn two_queues_with_a_vectorized_driver() -> Result<()> {
-    Case { queues: 2, device: "mrg_rxbuf=0,in_order=0,vectorized=1", lengths: "1518" }.run()
+// By their numbers there, with eight queues instead of two in the last ones: they are the thirteenth as well, which is
+// "all packed paths" with eight queues.
+cases! {
+    case_1_packed: 1, PACKED_IN_ORDER_MERGEABLE, "64";
+    case_2_split: 1, SPLIT_IN_ORDER_MERGEABLE, "64";
+    case_3_split_mergeable: 8, SPLIT_MERGEABLE, LONG;
+    case_4_split_in_order_mergeable: 2, SPLIT_IN_ORDER_MERGEABLE, LONG;
+    case_5_split_in_order: 2, SPLIT_IN_ORDER, "64";
+    case_6_split: 2, SPLIT, "64";
+    case_7_split_vectorized: 2, SPLIT_VECTORIZED, "1518";
+    case_8_packed_mergeable: 8, PACKED_MERGEABLE, LONG;
+    case_9_packed: 8, PACKED, "64,128,256";
+    case_10_packed_in_order_mergeable: 8, PACKED_IN_ORDER_MERGEABLE, LONG;
+    case_11_packed_in_order: 8, PACKED_IN_ORDER, "64,128,256";
+    case_12_packed_vectorized: 8, PACKED_VECTORIZED, "1518";
 }

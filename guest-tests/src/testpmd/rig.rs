@@ -10,13 +10,15 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Frames, Moved, Testpmd, TestpmdBuilder};
+use super::{DataPath, Frames, Moved, Testpmd, TestpmdBuilder};
 use crate::lab::eventually;
 use crate::vnicd::binary;
 use crate::{NetNs, Vnicd};
 
 /// How many frames each queue shall have moved before traffic counts as traffic.
 const MANY: u64 = 10_000;
+/// How often a single frame shall have gone round.
+const OFTEN: u64 = 100;
 
 /// A daemon; one at a time, since testpmd never leaves its CPU alone.
 #[derive(Debug)]
@@ -90,14 +92,45 @@ impl Rig {
         (0..queues).map(of_pair).collect()
     }
 
+    /// Fails unless the driver and the daemon have agreed on what this way needs, and the driver takes it.
+    pub fn takes(&self, path: &DataPath, testpmd: &Testpmd) -> Result<()> {
+        let device = self.device()?;
+        let features = device["features"].as_str().context("no features were negotiated")?;
+        for (feature, wanted) in path.features() {
+            let not = if wanted { "not " } else { "" };
+            ensure!(features.split(' ').any(|f| f == feature) == wanted, "{feature} was {not}negotiated: {features}");
+        }
+        let mut expected = [path.rx, path.tx];
+        if testpmd.lacks_avx512() {
+            eprintln!("this CPU has no AVX-512, DPDK uses a packed ring without it: {path:?}");
+            expected = expected.map(|way| if way == "packed ring vectorized" { "packed ring standard" } else { way });
+        }
+        let taken = testpmd.data_path()?;
+        ensure!(taken == expected, "the driver receives and sends by {taken:?}, not by {expected:?}");
+        Ok(())
+    }
+
     /// Lets frames of this length (as `set txpkts` takes it) go round until every queue has moved many of them; then
-    /// empties the loop, and compares what testpmd has sent, what it has got back and what the daemon has moved.
+    /// empties the loop, and compares what testpmd has sent, what it has got back and what the daemon has moved. Nothing
+    /// may be on its way before.
     pub fn goes_round(&self, testpmd: &mut Testpmd, lengths: &str) -> Result<()> {
-        self.empties(testpmd)?;
+        self.round(testpmd, lengths, 32, MANY)
+    }
+
+    /// The same with a single frame in each queue.
+    pub fn one_goes_round(&self, testpmd: &mut Testpmd, lengths: &str) -> Result<()> {
+        self.round(testpmd, lengths, 1, OFTEN)
+    }
+
+    /// So many bursts of so many frames.
+    fn round(&self, testpmd: &mut Testpmd, lengths: &str, burst: u32, times: u64) -> Result<()> {
         let before = testpmd.moved()?;
         let daemon_before = self.moved(before.len())?;
-        testpmd.run_all(&[&format!("set txpkts {lengths}"), "set fwd io", "start tx_first 32"])?;
-        each_moves(&before, || testpmd.moved(), |queue| queue.rx_packets)?;
+        let [burst, start] = [format!("set burst {burst}"), format!("start tx_first {burst}")];
+        testpmd.run_all(&[&burst, &format!("set txpkts {lengths}"), "set fwd io", &start])?;
+        // A driver with vector instructions receives nothing if less than eight frames are asked for.
+        testpmd.run("set burst 32")?;
+        each_moves_by(times, &before, || testpmd.moved(), |queue| queue.rx_packets)?;
         self.empties(testpmd)?;
         let moved = since(&before, &testpmd.moved()?);
         let daemon = since(&daemon_before, &self.moved(before.len())?);
@@ -124,9 +157,8 @@ impl Rig {
     }
 
     /// Sends frames with random bytes on every queue and has them come back, byte for byte and in order, with only
-    /// their addresses swapped.
+    /// their addresses swapped. Nothing may be on its way before.
     pub fn comes_back_intact(&self, testpmd: &mut Testpmd, max_len: usize) -> Result<()> {
-        self.empties(testpmd)?;
         let before = testpmd.moved()?;
         let sent = random_frames(before.len(), max_len);
         testpmd.send(&sent)?;
@@ -145,13 +177,22 @@ impl Rig {
 /// Waits until `count` has grown by many in every queue.
 pub fn each_moves(
     before: &[Moved],
+    now: impl FnMut() -> Result<Vec<Moved>>,
+    count: impl Fn(&Moved) -> u64,
+) -> Result<()> {
+    each_moves_by(MANY, before, now, count)
+}
+
+fn each_moves_by(
+    least: u64,
+    before: &[Moved],
     mut now: impl FnMut() -> Result<Vec<Moved>>,
     count: impl Fn(&Moved) -> u64,
 ) -> Result<()> {
     let mut last = Vec::new();
     eventually("every queue moves packets", || {
         last = now()?;
-        Ok(before.iter().zip(&last).all(|(before, now)| count(now) - count(before) >= MANY))
+        Ok(before.iter().zip(&last).all(|(before, now)| count(now) - count(before) >= least))
     })
     .with_context(|| format!("before {before:?}, now {last:?}"))
 }
@@ -169,8 +210,9 @@ pub fn since(before: &[Moved], now: &[Moved]) -> Vec<Moved> {
 
 /// For each queue, frames of 60 to `max_len` bytes that no other queue has.
 fn random_frames(queues: usize, max_len: usize) -> Frames {
-    /// Fewer than the smallest ring holds: testpmd drops what the ring does not take.
-    const FRAMES: usize = 200;
+    /// Descriptors that all frames together need if each has one for 2000 bytes: with one more a frame, fewer than the
+    /// smallest ring holds. testpmd drops what the ring does not take.
+    const DESCRIPTORS: usize = 200;
     // Xorshift (Marsaglia 2003), for other bytes in every frame.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = || {
@@ -188,7 +230,7 @@ fn random_frames(queues: usize, max_len: usize) -> Frames {
         frame[12..14].copy_from_slice(&[0x88, 0xb5]);
         frame
     };
-    (0..queues).map(|_| (0..FRAMES).map(|_| frame()).collect()).collect()
+    (0..queues).map(|_| (0..DESCRIPTORS / max_len.div_ceil(2000)).map(|_| frame()).collect()).collect()
 }
 
 fn control(dir: &Path) -> PathBuf {
