@@ -179,8 +179,8 @@ fn what_is_not_offered_is_refused() -> Result<()> {
     client.negotiate(FEATURES)?;
     let protocol = client.front.get_protocol_features()?.bits();
     ensure!(protocol & (1 << 14) == 0, "in-band notifications are offered");
-    // MQ, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, CONFIGURE_MEM_SLOTS, STATUS.
-    ensure!(protocol & 0x1_823d == protocol, "offered {protocol:#x}, which the tests do not know");
+    // MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, CONFIGURE_MEM_SLOTS, STATUS.
+    ensure!(protocol & 0x1_823f == protocol, "offered {protocol:#x}, which the tests do not know");
     // Unknown to this device, answered when that is asked for, and the connection lives.
     for request in [IOTLB_MSG, 60, 0x7fff_ffff] {
         client.send(request, VERSION | NEED_REPLY, &1500u64.to_le_bytes(), &[])?;
