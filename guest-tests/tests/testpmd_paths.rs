@@ -3,9 +3,6 @@
 //! These are the cases of DPDK's own test plans "loopback multi paths port restart" and "loopback multi queues", with
 //! vnicd in the place of the back end, and two other sizes of packed rings.
 
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use guest_tests::testpmd::{DataPath, Rig};
 
@@ -26,9 +23,10 @@ fn goes_round(path: &DataPath, queues: u16) -> Result<()> {
     rig.comes_back_intact(&mut testpmd, max_len)?;
 
     // A port that is stopped stops what its driver does; one whose features change stops its rings, too.
-    for offload in [None, Some("on"), Some("off")] {
+    let offloads = [None, Some("on"), Some("off")];
+    for offload in &offloads[..if path.survives_reset() { 3 } else { 1 }] {
         testpmd.run_all(&["set txpkts 64", "set fwd io", "start tx_first 32", "stop", "port stop 0"])?;
-        is_silent(&rig, queues.into())?;
+        rig.comes_to_rest(&mut testpmd)?;
         let stopped = rings_stopped(&rig);
         if let Some(state) = offload {
             testpmd.run(&format!("port config 0 tx_offload udp_cksum {state}"))?;
@@ -44,15 +42,6 @@ fn goes_round(path: &DataPath, queues: u16) -> Result<()> {
     rig.comes_back_intact(&mut testpmd, max_len)?;
     testpmd.quit()?;
     ensure!(!rig.vnicd.log().iter().any(|line| line.contains("ERROR")), "{}", rig.vnicd.log().join("\n"));
-    Ok(())
-}
-
-/// Nothing is counted any more.
-fn is_silent(rig: &Rig, queues: usize) -> Result<()> {
-    let before = rig.moved(queues)?;
-    thread::sleep(Duration::from_millis(100));
-    let after = rig.moved(queues)?;
-    ensure!(after == before, "packets move on a stopped port: {before:?}, then {after:?}");
     Ok(())
 }
 

@@ -76,6 +76,12 @@ impl DataPath {
         self.device.contains("mrg_rxbuf=1")
     }
 
+    /// Whether the driver is sound after its rings were reset. One that receives from packed rings by vector instructions
+    /// frees the buffers again that it had received and not yet replaced: two frames may share a buffer from then on.
+    pub fn survives_reset(&self) -> bool {
+        self.rx != Self::PACKED_VECTORIZED.rx
+    }
+
     /// What must have been negotiated, and what must not.
     pub(super) fn features(&self) -> [(&'static str, bool); 3] {
         [("RING_PACKED", "packed_vq=1"), ("IN_ORDER", "in_order=1"), ("MRG_RXBUF", "mrg_rxbuf=1")]

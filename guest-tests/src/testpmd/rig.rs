@@ -19,6 +19,8 @@ use crate::{NetNs, Vnicd};
 const MANY: u64 = 10_000;
 /// How often a single frame shall have gone round.
 const OFTEN: u64 = 100;
+/// How long nothing must move before it counts as rest.
+const QUIET: Duration = Duration::from_millis(150);
 
 /// A daemon; one at a time, since testpmd never leaves its CPU alone.
 #[derive(Debug)]
@@ -111,8 +113,8 @@ impl Rig {
     }
 
     /// Lets frames of this length (as `set txpkts` takes it) go round until every queue has moved many of them; then
-    /// empties the loop, and compares what testpmd has sent, what it has got back and what the daemon has moved. Nothing
-    /// may be on its way before.
+    /// takes all of them back, and compares what testpmd has sent, what it has got back and what the daemon has moved.
+    /// Nothing may be on its way before.
     pub fn goes_round(&self, testpmd: &mut Testpmd, lengths: &str) -> Result<()> {
         self.round(testpmd, lengths, 32, MANY)
     }
@@ -131,8 +133,14 @@ impl Rig {
         // A driver with vector instructions receives nothing if less than eight frames are asked for.
         testpmd.run("set burst 32")?;
         each_moves_by(times, &before, || testpmd.moved(), |queue| queue.rx_packets)?;
-        self.empties(testpmd)?;
-        let moved = since(&before, &testpmd.moved()?);
+        testpmd.run_all(&["stop", "set fwd rxonly", "start"])?;
+        let mut moved = Vec::new();
+        eventually("all comes back", || {
+            moved = since(&before, &testpmd.moved()?);
+            Ok(moved.iter().all(|queue| queue.rx_packets >= queue.tx_packets))
+        })
+        .with_context(|| format!("{moved:?}"))?;
+        testpmd.run("stop")?;
         let daemon = since(&daemon_before, &self.moved(before.len())?);
         ensure!(moved == daemon, "testpmd has moved {moved:?}, vnicd {daemon:?}");
         let len = lengths.split(',').map(str::parse::<u64>).sum::<Result<u64, _>>()?;
@@ -147,13 +155,18 @@ impl Rig {
     /// Stops what testpmd forwards and takes what is still on its way, until nothing more comes.
     pub fn empties(&self, testpmd: &mut Testpmd) -> Result<()> {
         testpmd.run_all(&["stop", "set fwd rxonly", "start"])?;
-        let queues = testpmd.moved()?.len();
-        eventually("nothing more on its way", || {
-            let before = (testpmd.moved()?, self.moved(queues)?);
-            thread::sleep(Duration::from_millis(30));
-            Ok(before == (testpmd.moved()?, self.moved(queues)?))
-        })?;
+        self.comes_to_rest(testpmd)?;
         testpmd.run("stop").map(drop)
+    }
+
+    /// Waits until neither side moves anything for a while, in which a busy machine lets each of them run.
+    pub fn comes_to_rest(&self, testpmd: &mut Testpmd) -> Result<()> {
+        let queues = testpmd.moved()?.len();
+        eventually("nothing moves any more", || {
+            let before = (testpmd.moved()?, self.moved(queues)?);
+            thread::sleep(QUIET);
+            Ok(before == (testpmd.moved()?, self.moved(queues)?))
+        })
     }
 
     /// Sends frames with random bytes on every queue and has them come back, byte for byte and in order, with only
