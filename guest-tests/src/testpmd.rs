@@ -7,31 +7,28 @@
 //! No huge pages are needed: with `--no-huge`, DPDK's memory is one memfd, which the back end can map. Nothing is left
 //! behind: DPDK's runtime directory is a temporary one.
 
+mod console;
 mod path;
 mod pcap;
 mod rig;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{PipeWriter, Write, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use tempfile::TempDir;
 
 use crate::lab::eventually;
-use crate::lines::Stream;
-use crate::process::Process;
-use crate::spawn::pass_fd;
+use crate::process::LIFETIME;
 
+pub use console::Console;
 pub use path::DataPath;
+pub use pcap::write as write_capture;
 pub use rig::{Rig, each_moves, since};
 
-/// How long a command may take; the first one waits for DPDK's start.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Packet buffers for each entry of a pair of rings: one to receive into, and four for a long frame to be sent.
 const MBUFS_PER_ENTRY: u32 = 5;
 /// Packet buffers for what forwarding holds.
@@ -56,12 +53,8 @@ pub struct TestpmdBuilder {
 /// A running testpmd that forwards nothing yet; it is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Testpmd {
-    process: Process,
-    stdin: PipeWriter,
+    console: Console,
     queues: u16,
-    commands: u64,
-    /// Bytes of its output that commands before have had.
-    read: usize,
     dir: TempDir,
 }
 
@@ -131,9 +124,8 @@ impl TestpmdBuilder {
         let cpus: Vec<String> = (0..CpuSet::MAX_CPU).filter(|c| allowed.is_set(*c)).map(|c| c.to_string()).collect();
         let lcores = format!("0@({0}),1@({0})", cpus.join(","));
 
-        // Its output would come in blocks otherwise.
-        let mut command = Command::new("stdbuf");
-        command.args(["-oL", "dpdk-testpmd", "--lcores", &lcores, "--main-lcore=0", "--no-pci", "--no-telemetry"]);
+        let mut command = Console::begin(Command::new("stdbuf"));
+        command.args(["--lcores", &lcores, "--main-lcore=0", "--no-pci", "--no-telemetry"]);
         command.args(["--no-huge", "--no-shconf", "-m", &MEMORY_MIB.to_string()]);
         // The driver says which way it takes; AVX-512 is not used unless that is asked for.
         command.args(["--log-level=pmd.net.virtio.*:info", "--force-max-simd-bitwidth=512"]);
@@ -144,13 +136,11 @@ impl TestpmdBuilder {
         command.args([format!("--rxd={}", self.ring_size), format!("--txd={}", self.ring_size)]);
         command.arg("--disable-device-start");
         command.env("RUNTIME_DIRECTORY", dir.path());
-        let (input, stdin) = pipe()?;
-        pass_fd(&mut command, input.into(), 0);
-        let process = Process::spawn(command).context("no testpmd: run `scripts/setup test` first")?;
-        let mut testpmd = Testpmd { process, stdin, queues, commands: 0, read: 0, dir };
+        let mut testpmd = Testpmd { console: Console::spawn(command, LIFETIME)?, queues, dir };
         // Without it, testpmd goes on with the other port.
         let info = testpmd.run("show port info 0")?;
-        ensure!(info.contains("Driver name: net_virtio_user"), "no virtio-user port\n{}", testpmd.process.tail());
+        let driver = "Driver name: net_virtio_user";
+        ensure!(info.contains(driver), "no virtio-user port\n{}", testpmd.console.process().tail());
         // The other port could not do them, as arguments would have it.
         for offload in self.rx_offloads {
             testpmd.run(&format!("port config 0 rx_offload {offload} on"))?;
@@ -169,62 +159,33 @@ impl Testpmd {
 
     /// Runs a command and returns what it printed to standard output.
     pub fn run(&mut self, line: &str) -> Result<String> {
-        self.commands += 1;
-        // A comment is echoed when the command before it has ended.
-        let mark = format!("#{}.", self.commands);
-        self.stdin.write_all(format!("{line}\n{mark}\n").as_bytes()).with_context(|| self.process.tail())?;
-        self.process.wait_for_line(&mark, PATIENCE).with_context(|| format!("`{line}` does not end"))?;
-        let text = self.process.lines().text(Stream::Out);
-        let printed = text[self.read..].to_owned();
-        self.read = text.len();
-        for refused in ["Bad arguments", "Command not found", "Ambiguous command"] {
-            ensure!(!printed.contains(refused), "`{line}`: {printed}");
-        }
-        Ok(printed)
+        self.console.run(line)
     }
 
     /// Runs several commands.
     pub fn run_all(&mut self, lines: &[&str]) -> Result<()> {
-        lines.iter().try_for_each(|line| self.run(line).map(drop))
+        self.console.run_all(lines)
     }
 
     /// What each queue of port 0 has moved so far.
     pub fn moved(&mut self) -> Result<Vec<Moved>> {
-        let text = self.run("show port xstats 0")?;
-        let counts: HashMap<&str, u64> = text
-            .lines()
-            .filter_map(|line| line.split_once(": "))
-            .filter_map(|(name, count)| Some((name, count.trim().parse().ok()?)))
-            .collect();
-        let count = |direction: &str, queue: u16, unit: &str| {
-            let name = format!("{direction}_q{queue}_good_{unit}");
-            counts.get(&*name).copied().with_context(|| format!("no {name} in: {text}"))
-        };
-        let of_queue = |queue| {
-            Ok(Moved {
-                rx_packets: count("rx", queue, "packets")?,
-                rx_bytes: count("rx", queue, "bytes")?,
-                tx_packets: count("tx", queue, "packets")?,
-                tx_bytes: count("tx", queue, "bytes")?,
-            })
-        };
-        (0..self.queues).map(of_queue).collect()
+        moved_by(&self.run("show port xstats 0")?, self.queues)
     }
 
     /// How the driver says that it receives and sends, since it was configured last.
     pub fn data_path(&self) -> Result<[String; 2]> {
-        let log = self.process.lines().all();
+        let log = self.console.process().lines().all();
         let way = |direction: &str| {
             let end = format!(" {direction} path on port 0");
             let way = log.iter().rev().find_map(|line| line.split_once("virtio: using ")?.1.strip_suffix(&end));
-            way.map(ToOwned::to_owned).with_context(|| format!("no {direction} path\n{}", self.process.tail()))
+            way.map(ToOwned::to_owned).with_context(|| format!("no {direction} path\n{}", self.console.process().tail()))
         };
         Ok([way("Rx")?, way("Tx")?])
     }
 
     /// Whether the driver would have used vector instructions on a packed ring, and cannot.
     pub fn lacks_avx512(&self) -> bool {
-        self.process.lines().contains("disabled packed ring vectorized path for requirements not met")
+        self.console.process().lines().contains("disabled packed ring vectorized path for requirements not met")
     }
 
     /// Whether port 0 sees its link up.
@@ -262,17 +223,36 @@ impl Testpmd {
     }
 
     /// Ends it in order.
-    pub fn quit(mut self) -> Result<()> {
-        self.stdin.write_all(b"quit\n")?;
-        let status = self.process.wait(PATIENCE)?;
-        ensure!(status.success(), "testpmd ended with {status}\n{}", self.process.tail());
-        Ok(())
+    pub fn quit(self) -> Result<()> {
+        self.console.quit()
     }
 
     /// SIGKILL; how it ended.
     pub fn kill(self) -> Result<ExitStatus> {
-        self.process.kill()
+        self.console.kill()
     }
+}
+
+/// What each queue has moved, by what `show port xstats` printed of a virtio-user port.
+pub fn moved_by(xstats: &str, queues: u16) -> Result<Vec<Moved>> {
+    let counts: HashMap<&str, u64> = xstats
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter_map(|(name, count)| Some((name, count.trim().parse().ok()?)))
+        .collect();
+    let count = |direction: &str, queue: u16, unit: &str| {
+        let name = format!("{direction}_q{queue}_good_{unit}");
+        counts.get(&*name).copied().with_context(|| format!("no {name} in: {xstats}"))
+    };
+    let of_queue = |queue| {
+        Ok(Moved {
+            rx_packets: count("rx", queue, "packets")?,
+            rx_bytes: count("rx", queue, "bytes")?,
+            tx_packets: count("tx", queue, "packets")?,
+            tx_bytes: count("tx", queue, "bytes")?,
+        })
+    };
+    (0..queues).map(of_queue).collect()
 }
 
 /// What all queues have moved together.
@@ -287,4 +267,20 @@ pub fn total(queues: &[Moved]) -> Moved {
 
 fn capture_file(dir: &Path, name: &str, queue: u16) -> PathBuf {
     dir.join(format!("{name}{queue}.pcap"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_queue_has_its_counts() {
+        let xstats = "###### NIC extended statistics for port 0 \nrx_good_packets: 7\nrx_q0_good_packets: 3\n\
+                      rx_q0_good_bytes: 180\ntx_q0_good_packets: 4\ntx_q0_good_bytes: 256\nrx_q1_good_packets: 4\n\
+                      rx_q1_good_bytes: 240\ntx_q1_good_packets: 0\ntx_q1_good_bytes: 0\ntestpmd> #2.\n";
+        let moved = moved_by(xstats, 2).unwrap();
+        assert_eq!(moved[0], Moved { rx_packets: 3, rx_bytes: 180, tx_packets: 4, tx_bytes: 256 });
+        assert_eq!(total(&moved).rx_packets, 7);
+        assert!(moved_by(xstats, 3).unwrap_err().to_string().contains("no rx_q2_good_packets"));
+    }
 }

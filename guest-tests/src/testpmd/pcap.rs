@@ -16,8 +16,8 @@ const MAX_FRAME: u32 = 65_535;
 /// LINKTYPE_ETHERNET.
 const ETHERNET: u32 = 1;
 
-/// Writes a file with these frames.
-pub(super) fn write(path: &Path, frames: &[Vec<u8>]) -> Result<()> {
+/// Writes a capture file with these frames.
+pub fn write(path: &Path, frames: &[Vec<u8>]) -> Result<()> {
     let version = 2 | 4 << 16;
     let mut bytes: Vec<u8> = [MAGIC, version, 0, 0, MAX_FRAME, ETHERNET].iter().flat_map(|w| w.to_ne_bytes()).collect();
     for (at, frame) in (0..).zip(frames) {
