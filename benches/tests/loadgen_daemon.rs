@@ -39,6 +39,18 @@ fn every_kind_of_driver_gets_everything_back() -> Result<()> {
 }
 
 #[test]
+fn packets_come_back_out_of_every_region() -> Result<()> {
+    let ns = NetNs::new()?;
+    let vnicd = Vnicd::builder(&ns).uplink("loopback").start()?;
+    for regions in [8, 509] {
+        let session = SessionConfig { regions, queue_size: 1024, ..SessionConfig::new(vnicd.socket()) };
+        let config = RunConfig { session, driver: driver(Mode::Napi), cpus: Vec::new() };
+        all_came_back(&loadgen::run(&config)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_device_may_connect_and_take_all_on_two_pairs() -> Result<()> {
     let (ns, dir) = (NetNs::new()?, tempfile::tempdir()?);
     let socket = dir.path().join("front-end.sock");

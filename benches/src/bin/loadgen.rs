@@ -74,6 +74,10 @@ struct Options {
     #[arg(long)]
     huge_pages: bool,
 
+    /// Share the memory in so many regions
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    regions: u16,
+
     /// Write what was found here, too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -100,6 +104,7 @@ fn generate(options: &Options) -> Result<()> {
             indirect: options.indirect,
             rx_buffer: options.rx_buffer,
             huge_pages: options.huge_pages,
+            regions: options.regions.into(),
         },
         driver: DriverConfig {
             mode: options.driver,

@@ -81,6 +81,20 @@ impl Memory {
         self.mapping.ptr.addr().get() as u64
     }
 
+    /// The memory as `count` stretches, one after another: offset and length of each. All borders lie within a view,
+    /// evenly, on page boundaries, so that nothing else is cut in two.
+    ///
+    /// # Errors
+    /// When the view is too short.
+    pub fn split(&self, count: usize, within: &View) -> Result<Vec<(u64, u64)>> {
+        ensure!(within.len / count.max(1) >= PAGE, "{} bytes cannot be split into {count} stretches", within.len);
+        let border = |at: usize| (within.offset + within.len * at / count).next_multiple_of(PAGE);
+        let mut borders: Vec<usize> = (1..count).map(border).collect();
+        borders.insert(0, 0);
+        borders.push(self.mapping.len);
+        Ok(borders.windows(2).map(|ends| (ends[0] as u64, (ends[1] - ends[0]) as u64)).collect())
+    }
+
     /// The next `len` unused bytes, on a page boundary.
     ///
     /// # Errors
@@ -183,6 +197,18 @@ mod tests {
         assert_eq!((&bytes[8..10], &bytes[PAGE + 4..]), (&[1, 2][..], &[3, 4][..]));
         assert_eq!(second.load_u16(4, Ordering::Acquire), 0x0403);
         assert!(memory.cut(HUGE_PAGE).is_err());
+    }
+
+    #[test]
+    fn stretches_cover_everything_and_borders_cut_one_view_alone() {
+        let mut memory = Memory::new(1, false).unwrap();
+        let (_, within, _) = (memory.cut(PAGE).unwrap(), memory.cut(9 * PAGE + 5).unwrap(), memory.cut(PAGE).unwrap());
+        assert_eq!(memory.split(1, &within).unwrap(), [(0, memory.size())]);
+        let (page, stretches) = (PAGE as u64, memory.split(3, &within).unwrap());
+        assert_eq!(stretches[..2], [(0, 5 * page), (5 * page, 3 * page)]);
+        assert_eq!(stretches[2], (8 * page, memory.size() - 8 * page));
+        assert_eq!(memory.split(9, &within).unwrap().len(), 9);
+        assert!(memory.split(10, &within).is_err());
     }
 
     #[test]

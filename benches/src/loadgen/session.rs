@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 
@@ -25,6 +25,9 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 const EVENT_IDX: u64 = 1 << 29;
 const INDIRECT_DESC: u64 = 1 << 28;
 const MRG_RXBUF: u64 = 1 << 15;
+
+/// Most regions in a message of the whole memory (vhost-user, "Memory regions description").
+const MAX_TABLE: usize = 8;
 
 /// How long the other side may take to listen or to connect, and to answer a message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +51,8 @@ pub struct SessionConfig {
     pub rx_buffer: u32,
     /// Put the memory on huge pages of 2 MiB.
     pub huge_pages: bool,
+    /// Regions in which the memory is shared: the first pair's packets to send are spread over them.
+    pub regions: usize,
 }
 
 impl SessionConfig {
@@ -64,6 +69,7 @@ impl SessionConfig {
             indirect: false,
             rx_buffer: 2048,
             huge_pages: false,
+            regions: 1,
         }
     }
 
@@ -143,31 +149,28 @@ impl Session {
         stream.set_read_timeout(Some(PATIENCE))?;
         let peer = rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get().unsigned_abs();
         let mut front = Frontend::from_stream(stream, rings as u64);
-        front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         let features = config.features();
         front.set_owner()?;
         let offered = front.get_features()?;
         ensure!(offered & features == features, "the device does not offer {:#x}", features & !offered);
-        let protocol = front.get_protocol_features()?;
+        // A device that is to be told the driver's status does not begin before it is.
+        let protocol = front.get_protocol_features()? - VhostUserProtocolFeatures::STATUS;
         front.set_protocol_features(protocol)?;
+        // Not before: a device answers what it is asked to, whether or not the crate reads it.
+        front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         front.set_features(features)?;
 
         let (tx, rx) = (ring_config(config, false), ring_config(config, true));
         let mut memory = Memory::new(config.queues * (Ring::bytes(&tx) + Ring::bytes(&rx)), config.huge_pages)?;
-        front.set_mem_table(&[VhostUserMemoryRegionInfo {
-            guest_phys_addr: GUEST_BASE,
-            memory_size: memory.size(),
-            userspace_addr: memory.user_address(),
-            mmap_offset: 0,
-            mmap_handle: memory.file().as_raw_fd(),
-        }])?;
         let mut pairs = Vec::new();
-        for pair in 0..config.queues {
-            let (rx, tx) = (Queue::new(&mut memory, rx)?, Queue::new(&mut memory, tx)?);
-            for (index, queue) in [(2 * pair, &rx), (2 * pair + 1, &tx)] {
+        for _ in 0..config.queues {
+            pairs.push(QueuePair { rx: Queue::new(&mut memory, rx)?, tx: Queue::new(&mut memory, tx)? });
+        }
+        share(&mut front, &memory, config, pairs[0].tx.ring.buffers())?;
+        for (pair, QueuePair { rx, tx }) in pairs.iter().enumerate() {
+            for (index, queue) in [(2 * pair, rx), (2 * pair + 1, tx)] {
                 start_queue(&mut front, index, queue).with_context(|| format!("ring {index} cannot be started"))?;
             }
-            pairs.push(QueuePair { rx, tx });
         }
         for index in 0..rings {
             front.set_vring_enable(index, true)?;
@@ -201,6 +204,27 @@ fn ring_config(config: &SessionConfig, device_writes: bool) -> RingConfig {
     let indirect_split = (config.indirect && !device_writes).then_some(NET_HEADER as u32);
     let (size, event_idx) = (config.queue_size, config.event_idx);
     RingConfig { size, event_idx, device_writes, buffer_len, stride, offset: BUFFER_OFFSET, indirect_split }
+}
+
+/// Tells of the memory: in one message if that holds all regions, else one by one.
+fn share(front: &mut Frontend, memory: &Memory, config: &SessionConfig, spread: &View) -> Result<()> {
+    ensure!(config.regions == 1 || !config.huge_pages, "regions end where pages do: no huge pages then");
+    let region = |(offset, size): (u64, u64)| VhostUserMemoryRegionInfo {
+        guest_phys_addr: GUEST_BASE + offset,
+        memory_size: size,
+        userspace_addr: memory.user_address() + offset,
+        mmap_offset: offset,
+        mmap_handle: memory.file().as_raw_fd(),
+    };
+    let regions: Vec<_> = memory.split(config.regions, spread)?.into_iter().map(region).collect();
+    if regions.len() <= MAX_TABLE {
+        front.set_mem_table(&regions)?;
+    } else {
+        for region in &regions {
+            front.add_mem_region(region).context("the device takes no more regions")?;
+        }
+    }
+    Ok(())
 }
 
 fn start_queue(front: &mut Frontend, index: usize, queue: &Queue) -> Result<()> {
