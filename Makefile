@@ -2,8 +2,9 @@
 
 PAIRS ?= 5
 VIRTIO_USER_PAIRS ?= 9
+RING_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-loadgen check clean
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean
 
 all:
 	cargo build --release -p vnicd
@@ -27,6 +28,12 @@ bench-pairs:
 # The same for packets of a virtio-user port into a TAP, beside testpmd's net_vhost and net_tap.
 bench-virtio-user:
 	@scripts/bench virtio-user --pairs $(VIRTIO_USER_PAIRS)
+
+# The rings alone beside DPDK's vhost PMD, one core each: packets and cycles a packet by way, ring, size and number of
+# queues, and what a packet costs by the size of things. Takes 40 minutes. Two free CPUs and 512 huge pages make it worth
+# more; scripts/bench ring --help has smaller choices.
+bench-ring:
+	@scripts/bench ring --pairs $(RING_PAIRS)
 
 # The daemon's test uplinks under a load generator: latency by rate, in target/bench-loadgen. Takes 1 minute.
 bench-loadgen:

@@ -3,7 +3,8 @@
 //! A bench measures two subjects in turn in one run (A B A B ...), because on a machine that others use only the ratio
 //! of neighbours means something. It fills a [`report::Report`], which becomes a table ([`report`]), a JSON file and a
 //! plot ([`plot`], [`curves`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything
-//! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM.
+//! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM. [`testpmd`] is
+//! DPDK's program on either side of a socket, and [`ring`] compares the rings alone with it.
 
 #![warn(missing_docs)]
 
@@ -14,5 +15,7 @@ pub mod machine;
 pub mod plot;
 pub mod report;
 pub mod rig;
+pub mod ring;
 pub mod stats;
 pub mod supervise;
+pub mod testpmd;

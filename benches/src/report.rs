@@ -84,6 +84,31 @@ impl Report {
 
     /// The table: median (min to max) of each quantity, and the median of the ratios of neighbours.
     pub fn table(&self) -> String {
+        let mut table = format!("{}\n", self.title);
+        for (name, value) in &self.conditions {
+            let _ = writeln!(table, "  {name}: {value}");
+        }
+        table.push_str("  each cell: median (min to max); ratios are of neighbouring runs\n\n");
+        table + &columns(&self.rows())
+    }
+
+    /// The same in Markdown.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("{}. Each cell: median (min to max); ratios are of neighbouring runs.\n\n", self.title);
+        for (number, row) in self.rows().iter().enumerate() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+            if number == 0 {
+                text.push_str("|--|--:|--:|--:|\n");
+            }
+        }
+        text.push('\n');
+        for (name, value) in &self.conditions {
+            let _ = writeln!(text, "- {name}: {value}");
+        }
+        text
+    }
+
+    fn rows(&self) -> Vec<[String; 4]> {
         let [ours, theirs] = &self.subjects;
         let mut rows = vec![[String::new(), ours.clone(), theirs.clone(), format!("{ours} / {theirs}")]];
         for comparison in &self.comparisons {
@@ -93,17 +118,14 @@ impl Report {
                 Better::Higher => "",
                 Better::Lower => ", lower is better",
             };
-            rows.push([format!("{name}, {unit}{better}"), values(ours), values(theirs), ratio]);
+            let values = [ours, theirs].map(|sample| if sample.is_empty() { "n/a".into() } else { values(sample) });
+            let [ours, theirs] = values;
+            rows.push([format!("{name}, {unit}{better}"), ours, theirs, ratio]);
         }
         for Figure { name, unit, values: sample } in &self.figures {
             rows.push([format!("{name}, {unit}"), values(sample), String::new(), String::new()]);
         }
-        let mut table = format!("{}\n", self.title);
-        for (name, value) in &self.conditions {
-            let _ = writeln!(table, "  {name}: {value}");
-        }
-        table.push_str("  each cell: median (min to max); ratios are of neighbouring runs\n\n");
-        table + &columns(&rows)
+        rows
     }
 
     /// The same with every single value, for programs.
@@ -204,6 +226,17 @@ mod tests {
         let speed: Vec<_> = line("speed").split("  ").filter(|c| !c.is_empty()).map(|c| c.trim().to_owned()).collect();
         assert_eq!(speed, ["speed, m/s", "200 (90 to 330)", "100 (90 to 110)", "2.00 (1.00 to 3.00)"]);
         assert!(line("memory").ends_with("2.50 (2.50 to 2.50)"));
+    }
+
+    #[test]
+    fn what_one_subject_does_not_tell_is_not_available() {
+        let mut report = report();
+        report.add(1, "work", "cycles", Better::Lower, 60.0);
+        let markdown = report.markdown();
+        let lines: Vec<&str> = markdown.lines().skip(2).collect();
+        assert_eq!(lines[..2], ["|  | new | old | new / old |", "|--|--:|--:|--:|"]);
+        assert_eq!(lines[2], "| speed, m/s | 200 (90 to 330) | 100 (90 to 110) | 2.00 (1.00 to 3.00) |");
+        assert_eq!(lines[3], "| work, cycles, lower is better | n/a | 60 (60 to 60) |  |");
     }
 
     #[test]

@@ -5,18 +5,18 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use benches::machine;
 use benches::report::{Better, Report};
 use benches::supervise::supervised;
+use benches::testpmd::{BACK_END_CPU, CLIENT_CPU, Memory, Testpmd, wait_for};
 use clap::Parser;
-use guest_tests::{NetNs, Process, Vnicd};
-use tempfile::TempDir;
+use guest_tests::{NetNs, Vnicd};
 
 /// Compare vnicd with testpmd's net_vhost and net_tap, packets of 64 bytes from virtio-user into a TAP.
 #[derive(Debug, Parser)]
@@ -38,9 +38,6 @@ const NAME: &str = "bench-virtio-user";
 const LIFETIME: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(20);
 const WARM_UP: Duration = Duration::from_secs(1);
-/// The back end's CPU and the driver's.
-const BACK_END_CPU: &str = "1";
-const DRIVER_CPU: &str = "0";
 
 /// What stands between the driver's rings and the TAP.
 #[derive(Clone, Copy)]
@@ -65,6 +62,7 @@ fn bench(options: &Options) -> Result<()> {
         conditions: machine::conditions()?,
         ..Report::default()
     };
+    report.conditions.push(("testpmd's memory".into(), Memory::available().describe()));
     let start = Instant::now();
     for pair in 1..=options.pairs {
         for (subject, peer) in [Peer::Vnicd, Peer::Testpmd].into_iter().enumerate() {
@@ -89,20 +87,30 @@ fn measure(peer: Peer, seconds: u64) -> Result<f64> {
     ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     let dir = tempfile::tempdir()?;
     let socket = dir.path().join("vhost.sock");
+    let testpmd = |name, cpu, devices: &[String], mode: &str| {
+        let options = ["--total-num-mbufs=16384", "--txd=1024", "--rxd=1024"].map(Into::into).into();
+        let (memory, devices, eal) = (Memory::available(), devices.into(), Vec::new());
+        let mut console =
+            Testpmd { ns: &ns, dir: dir.path(), name, cpu, memory, devices, eal, options, lifetime: LIFETIME }
+                .start()?;
+        console.run_all(&[&format!("set fwd {mode}"), "start"])?;
+        anyhow::Ok(console)
+    };
     let (_vnicd, _testpmd) = match peer {
         Peer::Vnicd => {
-            let vnicd = Vnicd::builder(&ns).socket_path(&socket).args(["--queue-pairs", "1", "--cpus", BACK_END_CPU]);
+            let cpu = BACK_END_CPU.to_string();
+            let vnicd = Vnicd::builder(&ns).socket_path(&socket).args(["--queue-pairs", "1", "--cpus", &cpu]);
             (Some(vnicd.lifetime(LIFETIME).start()?), None)
         }
         Peer::Testpmd => {
             let devices = [format!("net_vhost0,iface={},queues=1", socket.display()), "net_tap0,iface=tap0".into()];
-            let testpmd = testpmd(&ns, dir.path(), "back-end", BACK_END_CPU, &devices, "io")?;
+            let testpmd = testpmd("back-end", BACK_END_CPU, &devices, "io")?;
             wait_for(&socket)?;
             (None, Some(testpmd))
         }
     };
     let device = format!("net_virtio_user0,mac=02:00:00:00:00:77,path={},queues=1,queue_size=1024", socket.display());
-    let _driver = testpmd(&ns, dir.path(), "driver", DRIVER_CPU, &[device], "txonly")?;
+    let _client = testpmd("client", CLIENT_CPU, &[device], "txonly")?;
     let begun = Instant::now();
     while ns.counters("tap0")?.rx_packets == 0 {
         ensure!(begun.elapsed() < PATIENCE, "no packet reached the TAP");
@@ -113,31 +121,4 @@ fn measure(peer: Peer, seconds: u64) -> Result<f64> {
     thread::sleep(Duration::from_secs(seconds));
     let packets = ns.counters("tap0")?.rx_packets - before;
     Ok(packets as f64 / start.elapsed().as_secs_f64() / 1e6)
-}
-
-/// A testpmd that forwards at once, its work on one CPU and its command line on the other.
-fn testpmd(ns: &NetNs, dir: &Path, name: &str, cpu: &str, devices: &[String], mode: &str) -> Result<Process> {
-    let other = if cpu == BACK_END_CPU { DRIVER_CPU } else { BACK_END_CPU };
-    let mut command: Command = ns.command("dpdk-testpmd");
-    command.args(["--lcores", &format!("0@{other},1@{cpu}"), "--main-lcore=0", "--no-pci", "--no-telemetry"]);
-    command.args(["--no-huge", "--no-shconf", "-m", "256", "--file-prefix", name]);
-    for device in devices {
-        command.args(["--vdev", device]);
-    }
-    command.args(["--", "--nb-cores=1", &format!("--forward-mode={mode}"), "--auto-start", "--stats-period=60"]);
-    command.args(["--total-num-mbufs=16384", "--txd=1024", "--rxd=1024"]);
-    let runtime: TempDir = tempfile::Builder::new().prefix(name).tempdir_in(dir)?;
-    command.env("RUNTIME_DIRECTORY", runtime.keep());
-    Process::spawn_for(command, LIFETIME).context("no testpmd: run `scripts/setup test` first")
-}
-
-fn wait_for(socket: &Path) -> Result<()> {
-    let start = Instant::now();
-    while !socket.exists() {
-        if start.elapsed() > PATIENCE {
-            bail!("testpmd makes no socket at {}", socket.display());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }

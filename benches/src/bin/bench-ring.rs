@@ -1,0 +1,250 @@
+//! The rings alone, against DPDK's vhost PMD: packets a second and cycles a packet by way, kind of ring, size of frames
+//! and number of queues, under the same virtio-user client. `make bench-ring` runs it; see `benches::ring`.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use benches::curves;
+use benches::machine;
+use benches::plot;
+use benches::report::{Better, Report};
+use benches::ring::cases::Selection;
+use benches::ring::flatness::{self, Knob, PEERS, Point};
+use benches::ring::{Case, Efficiency, Lab, Path, Peer, RingKind, Sample, instructions, payload};
+use benches::supervise::supervised;
+use clap::Parser;
+
+/// Compare vnicd's rings with those of DPDK's vhost PMD.
+///
+/// What is chosen by --path, --ring, --size and --queues is combined and measured alone. When nothing is chosen, the
+/// main cases are measured (all ways, split and packed rings, 64 bytes, one queue), then each other value for itself in
+/// a third of the runs, then what a packet costs by the size of things.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Ways through the rings
+    #[arg(long, value_enum, value_delimiter = ',')]
+    path: Vec<Path>,
+
+    /// Kinds of rings, such as split, packed, split-vectorized
+    #[arg(long, value_parser = RingKind::named, value_delimiter = ',')]
+    ring: Vec<&'static RingKind>,
+
+    /// Bytes of a frame
+    #[arg(long, value_parser = clap::value_parser!(u32).range(60..=1518), value_delimiter = ',')]
+    size: Vec<u32>,
+
+    /// Queue pairs, all on the one core
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=16), value_delimiter = ',')]
+    queues: Vec<u16>,
+
+    /// How many pairs of runs
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    pairs: u32,
+
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+
+    /// Just try: the main cases or what is chosen, one pair of one second
+    #[arg(long)]
+    quick: bool,
+
+    /// What a packet costs by the size of things, though cases were chosen or --quick
+    #[arg(long)]
+    curves: bool,
+
+    /// Instructions a packet, too; needs valgrind
+    #[arg(long)]
+    instructions: bool,
+
+    /// Where the tables, the JSON files and the plots are written [default: bench-ring in the target directory]
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+const NAME: &str = "bench-ring";
+const COST: &str = "bench-ring-cost";
+const CYCLES: &str = "cycles a packet";
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    supervised(NAME, || bench(&options))
+}
+
+/// A bench on its way.
+struct Bench {
+    lab: Lab,
+    report: Report,
+    cost: Report,
+    start: Instant,
+}
+
+fn bench(options: &Options) -> Result<()> {
+    let output = match &options.output {
+        Some(path) => path.clone(),
+        None => machine::target_dir()?.join(NAME),
+    };
+    ensure!(std::thread::available_parallelism()?.get() > 1, "two CPUs are needed, one for each side");
+    let (pairs, seconds) = if options.quick { (1, 1) } else { (options.pairs, options.seconds) };
+    let selection = Selection {
+        paths: options.path.clone(),
+        rings: options.ring.clone(),
+        frame_lens: options.size.clone(),
+        queues: options.queues.clone(),
+    };
+    let all = !options.quick && !selection.is_made();
+    let mut bench = Bench::new(seconds)?;
+    bench.condition("runs", format!("{pairs} in turn on each, fewer of others; {seconds} s a measurement"));
+    bench.condition("bytes", payload::check(&bench.lab)?);
+    let main = bench.compare(&selection.cases(), pairs)?;
+    if all {
+        bench.compare(&Selection::others(), pairs.div_ceil(3))?;
+    }
+    let points = if all || options.curves { bench.costs(pairs.div_ceil(3), options.quick)? } else { Vec::new() };
+    if options.instructions {
+        bench.instructions()?;
+    }
+    bench.save(&output, main, &points)
+}
+
+impl Bench {
+    fn new(seconds: u64) -> Result<Self> {
+        let lab = Lab::new(Duration::from_secs(seconds))?;
+        let subjects = PEERS.map(|(_, name)| name.into());
+        let title = "vnicd and DPDK's net_vhost under the same virtio-user client, one core each".into();
+        let mut report =
+            Report { title, subjects: subjects.clone(), conditions: machine::conditions()?, ..Report::default() };
+        let title = "What a packet of 64 bytes costs from guest to back end, split ring".into();
+        let cost = Report { title, subjects, ..Report::default() };
+        report.conditions.push(("testpmd's memory".into(), lab.memory.describe()));
+        report.conditions.push((
+            CYCLES.into(),
+            "vnicd: in full bursts; net_vhost: in rounds that found packets, n/a where it counts waiting too".into(),
+        ));
+        let lacks = lab.daemon.lacks().join("; ");
+        if !lacks.is_empty() {
+            report.conditions.push(("this vnicd has no".into(), lacks));
+        }
+        Ok(Self { lab, report, cost, start: Instant::now() })
+    }
+
+    fn condition(&mut self, name: &str, value: String) {
+        println!("{name}: {value}");
+        self.report.conditions.push((name.into(), value));
+    }
+
+    fn say(&self, what: &str) {
+        println!("[{:>4.0} s] {what}", self.start.elapsed().as_secs_f64());
+    }
+
+    /// Measures cases on both peers in turn. How many quantities the report has then.
+    fn compare(&mut self, cases: &[Case], pairs: u32) -> Result<usize> {
+        for case in cases {
+            for pair in 1..=pairs {
+                let ours = self.sample(case, Peer::Vnicd)?;
+                let unread = self.sample(case, Peer::VnicdUnread)?;
+                if ours.is_none() && unread.is_none() {
+                    self.say(&format!("{case}: this vnicd cannot"));
+                    break;
+                }
+                let theirs = self.sample(case, Peer::Testpmd)?;
+                self.note(&case.to_string(), ours, theirs);
+                if unread.is_some() {
+                    self.note(&format!("{case}, bytes unread"), unread, theirs);
+                }
+                let mpps = |sample: Option<Sample>| sample.map_or("-".into(), |s| format!("{:.2}", s.mpps));
+                let [ours, unread, theirs] = [ours, unread, theirs].map(mpps);
+                self.say(&format!("{case}, {pair} of {pairs}: {ours} (unread {unread}) : {theirs} Mpps"));
+            }
+        }
+        Ok(self.report.comparisons.len())
+    }
+
+    fn sample(&mut self, case: &Case, peer: Peer) -> Result<Option<Sample>> {
+        self.lab.measure(case, peer)
+    }
+
+    fn note(&mut self, name: &str, ours: Option<Sample>, theirs: Option<Sample>) {
+        for (subject, sample) in [ours, theirs].into_iter().enumerate() {
+            let Some(Sample { mpps, efficiency }) = sample else { continue };
+            self.report.add(subject, name, "Mpps", Better::Higher, mpps);
+            if let Some(Efficiency { cycles, share }) = efficiency {
+                self.report.add(subject, &format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
+                if subject == 0 {
+                    self.report.add_figure(&format!("{name}: in full bursts"), "% of packets", 100.0 * share);
+                }
+            }
+        }
+    }
+
+    /// Turns each knob on both peers in turn.
+    fn costs(&mut self, pairs: u32, quick: bool) -> Result<Vec<Point>> {
+        let mut points = Vec::new();
+        for knob in Knob::ALL {
+            let ends = |(at, _): &(usize, &u16)| !quick || *at == 0 || *at == knob.values().len() - 1;
+            for (_, value) in knob.values().iter().enumerate().filter(ends) {
+                for _ in 0..pairs {
+                    for (subject, (peer, peer_name)) in PEERS.into_iter().enumerate() {
+                        let Some(cost) = knob.measure(&mut self.lab, *value, peer)? else { continue };
+                        let name = format!("{value} {knob}");
+                        self.cost.add(subject, &name, "ns a packet", Better::Lower, cost.ns);
+                        let mut text = format!("{name}, {peer_name}: {:.1} ns", cost.ns);
+                        if let Some(cycles) = cost.cycles {
+                            text += &format!(", {cycles:.1} cycles");
+                            self.cost.add(subject, &format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
+                        }
+                        self.say(&text);
+                        points.push(Point { knob, value: *value, subject, cost });
+                    }
+                }
+            }
+        }
+        Ok(points)
+    }
+
+    fn instructions(&mut self) -> Result<()> {
+        if !instructions::is_possible() {
+            self.condition("instructions", "not counted: valgrind is missing".into());
+            return Ok(());
+        }
+        for uplink in ["discard", "discard,unread"] {
+            if uplink == "discard" || self.lab.daemon.unread {
+                let count = instructions::per_packet(&self.lab, uplink)?;
+                self.say(&format!("{uplink}: {count:.0} instructions a packet"));
+                self.report.add_figure(&format!("{uplink}, split, 64 bytes"), "instructions a packet", count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything; the first `main` quantities are those that are drawn run by run.
+    fn save(mut self, output: &FilePath, main: usize, points: &[Point]) -> Result<()> {
+        let not_offered: Vec<_> = std::mem::take(&mut self.lab.not_offered).into_iter().collect();
+        if !not_offered.is_empty() {
+            self.condition("not offered by this vnicd", not_offered.join(", "));
+        }
+        self.report.conditions.push(("load average at the end".into(), machine::load()?));
+        self.report.save_text(output, NAME)?;
+        let mut drawn = self.report.clone();
+        drawn.comparisons.truncate(main);
+        drawn.comparisons.retain(|comparison| comparison.unit == "Mpps");
+        plot::runs(&drawn, &output.join(format!("{NAME}.svg")))?;
+        let mut markdown = self.report.markdown();
+        println!("\n{}", self.report.table());
+        if !points.is_empty() {
+            self.cost.save_text(output, COST)?;
+            curves::draw(&self.cost.title, &flatness::panels(points), &output.join(format!("{COST}.svg")))?;
+            markdown += &format!("\n{}", self.cost.markdown());
+            println!("{}", self.cost.table());
+        }
+        let file = output.join(format!("{NAME}.md"));
+        fs::write(&file, markdown).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("tables, values and plots: {}", output.display());
+        Ok(())
+    }
+}
