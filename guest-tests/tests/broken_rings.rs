@@ -25,16 +25,17 @@ fn desc(address: u64, len: u32, flags: u16, next: u16) -> Desc {
 
 fn offer(queue: &mut Queue, first: Desc) {
     queue.write_desc(200, first);
-    queue.offer(200);
+    queue.split().offer(200);
 }
 
 const TX_BREAKS: [Break; 10] = [
     |q| {
-        q.set_avail_idx(q.avail_idx.wrapping_add(1000));
+        let jumped = q.split().avail_idx.wrapping_add(1000);
+        q.split().set_avail_idx(jumped);
         "the available index jumped"
     },
     |q| {
-        q.offer(999);
+        q.split().offer(999);
         "descriptor 999 in a table of 256"
     },
     |q| {

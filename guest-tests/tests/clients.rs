@@ -229,10 +229,11 @@ fn a_driver_that_posts_before_it_is_ready_loses_nothing() -> Result<()> {
     for _ in 0..64 {
         nic.tx.add(&[(at, bytes.len() as u32)], false).context("the ring is full")?;
     }
+    let stand = [nic.rx.split().avail_idx, nic.tx.split().avail_idx];
     let (client, rx, tx) = (&mut nic.client, &nic.rx, &nic.tx);
     for queue in [rx, tx] {
         client.describe_queue(queue)?;
-        client.front.set_vring_base(queue.index, queue.avail_idx)?;
+        client.front.set_vring_base(queue.index, stand[queue.index])?;
         client.front.set_vring_kick(queue.index, &queue.kick)?;
     }
     for _ in 0..2 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
-use guest_tests::driver::{Client, Posting, ScriptedNic, is_signalled};
+use guest_tests::driver::{Calls, Client, Posting, ScriptedNic, is_signalled};
 use guest_tests::{NetNs, Vnicd};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
@@ -152,7 +152,7 @@ fn a_call_fd_is_replaced_on_a_running_ring() -> Result<()> {
     nic.exchange(b"by the first")?;
     let fresh = EventFd::new(EFD_NONBLOCK)?;
     nic.client.front.set_vring_call(0, &fresh)?;
-    nic.rx.set_used_event(nic.rx.used_idx);
+    nic.rx.set_calls(Calls::After(0));
     let old = std::mem::replace(&mut nic.rx.call, fresh);
     let _ = old.read();
     nic.exchange(b"by the second")?;

@@ -60,17 +60,13 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
         let size = 1u16 << rng.below(16).max(1).min(if rng.below(8) == 0 { 15 } else { 8 });
         let mut queues = Vec::new();
         for index in 0..4 {
-            let Ok(queue) = client.queue(index, size) else { break };
+            let Ok(mut queue) = client.queue(index, size) else { break };
             // Random base state.
             if rng.below(3) == 0 {
-                let idx = rng.next() as u16;
-                client.memory.map.write_obj(idx, GuestAddress(queue.layout.used + 2))?;
-                client.memory.map.write_obj(idx, GuestAddress(queue.layout.avail + 2))?;
+                queue.start_at(u32::from(rng.next() as u16));
             }
             queues.push(queue);
             let queue = queues.last_mut().context("none")?;
-            let idx: u16 = client.memory.map.read_obj(GuestAddress(queue.layout.used + 2))?;
-            queue.avail_idx = idx;
             if client.start_queue(queue).is_err() || client.front.set_vring_enable(index, rng.below(8) != 0).is_err() {
                 break;
             }
@@ -105,7 +101,7 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
                         let address = GUEST_BASE + rng.below(most);
                         queue.write_desc(index, Desc { address, len, flags, next: (start + i + 1) % size });
                     }
-                    queue.offer(start);
+                    queue.split().offer(start);
                     let _ = queue.kick.write(1);
                 }
                 6 => {

@@ -193,7 +193,7 @@ fn rings_stop_and_start_a_thousand_times() -> Result<()> {
     let mut before = None;
     for round in 0..1000 {
         let (rx, tx) = (nic.client.front.get_vring_base(0)?, nic.client.front.get_vring_base(1)?);
-        let stood = (u32::from(nic.rx.used_idx), u32::from(nic.tx.used_idx));
+        let stood = (nic.rx.base(), nic.tx.base());
         ensure!((rx, tx) == stood, "rings stopped at {:?}, the driver's stand at {stood:?}", (rx, tx));
         nic.client.start_queue(&nic.rx)?;
         nic.client.start_queue(&nic.tx)?;

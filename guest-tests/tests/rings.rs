@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
-use guest_tests::driver::{Posting, ScriptedNic};
+use guest_tests::driver::{Calls, Posting, ScriptedNic};
 use guest_tests::{NetNs, Vnicd};
 
 const PLENTY: Posting = Posting { count: 64, len: 2048 };
@@ -114,7 +114,7 @@ fn a_driver_that_polls_is_not_called() -> Result<()> {
     let (_ns, vnicd, mut nic) = start(VERSION_1, 256, PLENTY)?;
     // The first call after a ring started always comes.
     nic.send(b"first", 1)?;
-    nic.tx.set_no_interrupt(true);
+    nic.tx.set_calls(Calls::Never);
     let _ = nic.tx.call.read();
     let frame = nic.frame(b"second")?;
     let at = nic.client.memory.allocate(4096);

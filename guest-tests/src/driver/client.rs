@@ -13,12 +13,16 @@ use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 
-use super::{GUEST_BASE, Queue, SharedMemory, USER_BASE};
+use super::{GUEST_BASE, Queue, RingFormat, SharedMemory, USER_BASE};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// `VIRTIO_RING_F_EVENT_IDX`.
-const EVENT_IDX: u64 = 1 << 29;
+/// `VHOST_VRING_F_LOG`.
+const VRING_F_LOG: u32 = 1;
+const SET_VRING_BASE: u32 = 10;
+// Header flags.
+const VERSION: u32 = 1;
+const NEED_REPLY: u32 = 1 << 3;
 /// Most rings that a test asks for.
 const MAX_RINGS: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -106,7 +110,7 @@ impl Client {
 
     /// A ring in fresh memory, not yet known to the device.
     pub fn queue(&mut self, index: usize, size: u16) -> Result<Queue> {
-        Queue::new(&mut self.memory, index, size, self.features & EVENT_IDX != 0)
+        Queue::new(&mut self.memory, index, size, RingFormat::of(self.features))
     }
 
     /// Tells the device of a ring, up to its kick fd, which starts it.
@@ -118,21 +122,50 @@ impl Client {
 
     /// Tells the device of a ring, all but its kick fd.
     pub fn describe_queue(&mut self, queue: &Queue) -> Result<()> {
+        self.front.set_vring_num(queue.index, queue.size)?;
+        self.set_addresses(queue, false)?;
+        self.set_base(queue.index, queue.base())?;
+        self.front.set_vring_call(queue.index, &queue.call)?;
+        Ok(self.front.set_vring_err(queue.index, &queue.err)?)
+    }
+
+    /// Tells the device where a ring lies, and whether it is to log what it writes into the used ring.
+    pub fn set_addresses(&self, queue: &Queue, log_used: bool) -> Result<()> {
         let user = |guest: u64| guest - GUEST_BASE + USER_BASE;
         let layout = VringConfigData {
             queue_max_size: queue.size,
             queue_size: queue.size,
-            flags: 0,
+            flags: if log_used { VRING_F_LOG } else { 0 },
             desc_table_addr: user(queue.layout.desc),
             used_ring_addr: user(queue.layout.used),
             avail_ring_addr: user(queue.layout.avail),
-            log_addr: None,
+            log_addr: log_used.then_some(queue.layout.used),
         };
-        self.front.set_vring_num(queue.index, queue.size)?;
-        self.front.set_vring_addr(queue.index, &layout)?;
-        self.front.set_vring_base(queue.index, 0)?;
-        self.front.set_vring_call(queue.index, &queue.call)?;
-        Ok(self.front.set_vring_err(queue.index, &queue.err)?)
+        Ok(self.front.set_vring_addr(queue.index, &layout)?)
+    }
+
+    /// Says where a ring stands, in all of 32 bits.
+    pub fn set_base(&self, index: usize, base: u32) -> Result<()> {
+        // The crate has sixteen of them.
+        if let Ok(base) = base.try_into() {
+            return Ok(self.front.set_vring_base(index, base)?);
+        }
+        let body = [(index as u32).to_le_bytes(), base.to_le_bytes()].concat();
+        self.send(SET_VRING_BASE, VERSION | NEED_REPLY, &body, &[])?;
+        let reply = self.reply()?.context("the connection was closed")?;
+        ensure!(reply.request == SET_VRING_BASE && reply.value() == Some(0), "the base was refused: {reply:?}");
+        Ok(())
+    }
+
+    /// Changes the features of a running device.
+    pub fn set_features(&mut self, features: u64) -> Result<()> {
+        self.features = features | PROTOCOL_FEATURES;
+        Ok(self.front.set_features(self.features)?)
+    }
+
+    /// The features that are acknowledged.
+    pub fn features(&self) -> u64 {
+        self.features
     }
 
     /// Starts and enables a new ring.

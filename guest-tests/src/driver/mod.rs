@@ -1,16 +1,27 @@
 //! A scripted front end and virtio-net driver in user space: no VM, every order of messages, every broken ring.
 //!
 //! [`Client`] speaks vhost-user, by the `vhost` crate's `Frontend` or message by message in the raw; [`Queue`] is the
-//! driver's side of a split ring in memory shared with vnicd; [`frames`] builds and reads what goes through it.
+//! driver's side of a ring in memory shared with vnicd, [`split`](SplitRing) or [`packed`](PackedRing); [`frames`] builds
+//! and reads what goes through it.
 
 mod client;
+pub mod desc;
+mod format;
 pub mod frames;
 pub mod nic;
+mod packed;
 mod queue;
+mod split;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, Reply};
+pub use desc::Desc;
+pub use format::{Calls, Kicks, QueueLayout, RingFormat};
 pub use nic::{Posting, ScriptedNic};
-pub use queue::{Desc, Queue, QueueLayout, is_signalled};
+pub use packed::{AVAIL, PackedRing, USED};
+pub use queue::{Queue, is_signalled};
+pub use split::SplitRing;
 
 use std::fs::File;
 use std::sync::Arc;

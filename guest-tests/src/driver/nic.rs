@@ -1,5 +1,6 @@
 //! A virtio-net driver on a scripted front end, with a host at the other end of the TAP.
 
+use std::collections::HashMap;
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -7,20 +8,29 @@ use anyhow::{Context, Result, bail};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::frames::{self, Mac};
-use super::{Client, Queue};
+use super::{Client, Desc, Queue};
 use crate::{NetNs, Vnicd};
 
 /// `VIRTIO_F_VERSION_1`.
 pub const VERSION_1: u64 = 1 << 32;
 /// `VIRTIO_NET_F_MRG_RXBUF`.
 pub const MRG_RXBUF: u64 = 1 << 15;
-/// `VIRTIO_RING_F_EVENT_IDX`.
+/// `VIRTIO_F_INDIRECT_DESC`.
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// `VIRTIO_F_EVENT_IDX`.
 pub const EVENT_IDX: u64 = 1 << 29;
+/// `VIRTIO_F_RING_PACKED`.
+pub const PACKED: u64 = 1 << 34;
+/// `VIRTIO_F_IN_ORDER`.
+pub const IN_ORDER: u64 = 1 << 35;
 
 const GUEST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x77];
 const GUEST: [u8; 4] = [10, 77, 0, 2];
 const HOST: [u8; 4] = [10, 77, 0, 1];
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A buffer in pieces: guest address and length of each.
+type Pieces = Vec<(u64, u32)>;
 
 /// How the driver posts receive buffers.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +52,9 @@ pub struct ScriptedNic {
     pub tx: Queue,
     /// Bytes of the virtio-net header.
     pub header_len: usize,
-    posted: std::collections::HashMap<u16, (u64, u32)>,
+    /// Whether buffers are posted and frames are sent in indirect tables.
+    pub indirect: bool,
+    posted: HashMap<u16, Pieces>,
     tx_buffer: u64,
     host: UdpSocket,
     host_mac: Mac,
@@ -73,8 +85,8 @@ impl ScriptedNic {
         host.set_read_timeout(Some(PATIENCE))?;
         let header_len = if features & (VERSION_1 | MRG_RXBUF) != 0 { 12 } else { 10 };
         let tx_buffer = client.memory.allocate(128 << 10);
-        let mut nic =
-            Self { client, rx, tx, header_len, posted: std::collections::HashMap::new(), tx_buffer, host, host_mac };
+        let (posted, indirect) = (HashMap::new(), false);
+        let mut nic = Self { client, rx, tx, header_len, indirect, posted, tx_buffer, host, host_mac };
         for _ in 0..posting.count {
             let at = nic.client.memory.allocate(posting.len.into());
             nic.post(at, posting.len)?;
@@ -84,8 +96,18 @@ impl ScriptedNic {
 
     /// Posts a receive buffer.
     pub fn post(&mut self, at: u64, len: u32) -> Result<()> {
-        let head = self.rx.add(&[(at, len)], true).context("the receive ring is full")?;
-        self.posted.insert(head, (at, len));
+        self.post_chain(&[(at, len)])
+    }
+
+    /// Posts a receive buffer in pieces.
+    pub fn post_chain(&mut self, pieces: &[(u64, u32)]) -> Result<()> {
+        let head = if self.indirect {
+            let table = self.client.memory.allocate(pieces.len() as u64 * Desc::SIZE);
+            self.rx.add_indirect(table, pieces, true)
+        } else {
+            self.rx.add(pieces, true)
+        };
+        self.posted.insert(head.context("the receive ring is full")?, pieces.to_vec());
         self.rx.kick().map(drop)
     }
 
@@ -113,7 +135,13 @@ impl ScriptedNic {
         let piece = bytes.len().div_ceil(pieces.max(1));
         let buffers: Vec<_> =
             bytes.chunks(piece).enumerate().map(|(i, chunk)| (at + (i * piece) as u64, chunk.len() as u32)).collect();
-        let head = self.tx.add(&buffers, false).context("the transmit ring is full")?;
+        let head = if self.indirect {
+            let table = self.client.memory.allocate(buffers.len() as u64 * Desc::SIZE);
+            self.tx.add_indirect(table, &buffers, false)
+        } else {
+            self.tx.add(&buffers, false)
+        };
+        let head = head.context("the transmit ring is full")?;
         self.tx.kick()?;
         match self.tx.wait_used(PATIENCE)? {
             (used, 0) if used == head => Ok(()),
@@ -163,26 +191,33 @@ impl ScriptedNic {
         self.take_posted().map(|(bytes, _)| bytes)
     }
 
-    /// The next buffer that the device used: what is in it, and where and how long it is.
-    fn take_posted(&mut self) -> Result<(Vec<u8>, (u64, u32))> {
+    /// The next buffer that the device used: what is in it, and the pieces in which it was posted.
+    fn take_posted(&mut self) -> Result<(Vec<u8>, Pieces)> {
         let (head, len) = self.rx.wait_used(PATIENCE)?;
-        let (at, room) = self.posted.remove(&head).context("the device used a buffer that was not posted")?;
+        let pieces = self.posted.remove(&head).context("the device used a buffer that was not posted")?;
+        let room = pieces.iter().map(|(_, len)| len).sum();
         if len > room {
             bail!("the device claims {len} bytes in a buffer of {room}");
         }
-        let mut bytes = vec![0; len as usize];
-        self.client.memory.map.read_slice(&mut bytes, GuestAddress(at))?;
-        Ok((bytes, (at, room)))
+        let mut bytes = vec![0; room as usize];
+        let mut rest = bytes.as_mut_slice();
+        for (at, len) in &pieces {
+            let (piece, behind) = rest.split_at_mut(*len as usize);
+            self.client.memory.map.read_slice(piece, GuestAddress(*at))?;
+            rest = behind;
+        }
+        bytes.truncate(len as usize);
+        Ok((bytes, pieces))
     }
 
     /// Waits for a datagram at the guest, compares it, and posts its buffer again unless `keep` says otherwise.
     pub fn expect_and_post(&mut self, payload: &[u8], keep: impl Fn(u64) -> bool) -> Result<()> {
-        let (bytes, (at, room)) = self.take_posted()?;
+        let (bytes, pieces) = self.take_posted()?;
         match bytes.get(self.header_len..).and_then(frames::udp_payload) {
             Some((9000, got)) if got == payload => {}
             other => bail!("the guest got another frame: {:?} bytes of payload", other.map(|(_, p)| p.len())),
         }
-        if keep(at) { Ok(()) } else { self.post(at, room) }
+        if keep(pieces[0].0) { Ok(()) } else { self.post_chain(&pieces) }
     }
 
     /// Has the host send a datagram and checks that it comes to the guest as it was: over how many buffers.

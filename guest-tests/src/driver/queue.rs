@@ -1,157 +1,163 @@
-//! The driver's side of a split virtqueue (virtio 1.3, 2.7.13), able to break every rule.
+//! The driver's side of a virtqueue of either format: what a test offers, waits for and asks to be told of.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::SharedMemory;
+use super::desc::{Desc, INDIRECT, NEXT, Offered, RingMemory, WRITE};
+use super::format::{Calls, Format, Kicks, QueueLayout, RingFormat};
+use super::{PackedRing, SharedMemory, SplitRing};
 
-/// The next descriptor continues the chain.
-const NEXT: u16 = 1;
-/// The device writes.
-const WRITE: u16 = 2;
-const NO_NOTIFY: u16 = 1;
-const NO_INTERRUPT: u16 = 1;
-
-/// A descriptor.
-#[derive(Clone, Copy, Debug)]
-pub struct Desc {
-    /// Guest address of the buffer.
-    pub address: u64,
-    /// Its length in bytes.
-    pub len: u32,
-    /// `VIRTQ_DESC_F_*`.
-    pub flags: u16,
-    /// The descriptor after it.
-    pub next: u16,
-}
-
-/// Where a ring lies, in guest addresses.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueLayout {
-    /// Descriptor table.
-    pub desc: u64,
-    /// Available ring.
-    pub avail: u64,
-    /// Used ring.
-    pub used: u64,
+#[derive(Debug)]
+enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
 }
 
 /// A driver's ring.
 #[derive(Debug)]
 pub struct Queue {
-    memory: GuestMemoryMmap,
+    memory: RingMemory,
     /// Its number at the device.
     pub index: usize,
     /// Its entries.
     pub size: u16,
     /// Where it lies.
     pub layout: QueueLayout,
-    event_idx: bool,
+    format: RingFormat,
     /// Written to tell the device of chains.
     pub kick: EventFd,
     /// Written by the device to tell of used chains.
     pub call: EventFd,
     /// Written by the device when the ring is broken.
     pub err: EventFd,
-    free: Vec<u16>,
-    chains: HashMap<u16, Vec<u16>>,
-    /// Index up to which chains are offered.
-    pub avail_idx: u16,
-    /// Index up to which used chains are taken back.
-    pub used_idx: u16,
-    /// Available index at the last kick decision.
-    kicked_idx: u16,
+    ring: Ring,
+    calls: Calls,
+    /// Chains that the device has, in the order in which they were offered.
+    offered: VecDeque<Offered>,
+    /// Chains that a used element of a later one gave back, with it.
+    used: VecDeque<(u16, u32)>,
 }
 
 impl Queue {
     /// A ring of `size` entries in fresh memory.
-    pub fn new(memory: &mut SharedMemory, index: usize, size: u16, event_idx: bool) -> Result<Self> {
-        let entries = u64::from(size);
-        let layout = QueueLayout {
-            desc: memory.allocate(entries * 16),
-            avail: memory.allocate(6 + entries * 2),
-            used: memory.allocate(6 + entries * 8),
+    pub fn new(memory: &mut SharedMemory, index: usize, size: u16, format: RingFormat) -> Result<Self> {
+        let sizes = if format.packed { PackedRing::sizes } else { SplitRing::sizes };
+        let [desc, avail, used] = sizes(size.into()).map(|len| memory.allocate(len));
+        let (layout, memory) = (QueueLayout { desc, avail, used }, RingMemory(memory.map.clone()));
+        let ring = if format.packed {
+            Ring::Packed(PackedRing::new(memory.clone(), layout, size, format))
+        } else {
+            Ring::Split(SplitRing::new(memory.clone(), layout, size, format))
         };
         Ok(Self {
-            memory: memory.map.clone(),
+            memory,
             index,
             size,
             layout,
-            event_idx,
+            format,
             kick: EventFd::new(EFD_NONBLOCK)?,
             call: EventFd::new(EFD_NONBLOCK)?,
             err: EventFd::new(EFD_NONBLOCK)?,
-            free: (0..size).rev().collect(),
-            chains: HashMap::new(),
-            avail_idx: 0,
-            used_idx: 0,
-            kicked_idx: 0,
+            ring,
+            calls: if format.event_idx { Calls::After(0) } else { Calls::Always },
+            offered: VecDeque::new(),
+            used: VecDeque::new(),
         })
     }
 
-    fn store(&self, address: u64, value: u16) {
-        self.memory.store(value, GuestAddress(address), Ordering::Release).expect("the ring lies in memory");
+    fn ring(&self) -> &dyn Format {
+        match &self.ring {
+            Ring::Split(ring) => ring,
+            Ring::Packed(ring) => ring,
+        }
     }
 
-    fn load(&self, address: u64) -> u16 {
-        self.memory.load(GuestAddress(address), Ordering::Acquire).expect("the ring lies in memory")
+    fn ring_mut(&mut self) -> &mut dyn Format {
+        match &mut self.ring {
+            Ring::Split(ring) => ring,
+            Ring::Packed(ring) => ring,
+        }
     }
 
-    /// Writes a descriptor into the table.
+    /// The ring as a split one.
+    ///
+    /// # Panics
+    /// When it is packed.
+    pub fn split(&mut self) -> &mut SplitRing {
+        let Ring::Split(ring) = &mut self.ring else { panic!("ring {} is packed", self.index) };
+        ring
+    }
+
+    /// The ring as a packed one.
+    ///
+    /// # Panics
+    /// When it is split.
+    pub fn packed(&mut self) -> &mut PackedRing {
+        let Ring::Packed(ring) = &mut self.ring else { panic!("ring {} is split", self.index) };
+        ring
+    }
+
+    /// What the features say of it.
+    #[must_use]
+    pub fn format(&self) -> RingFormat {
+        self.format
+    }
+
+    /// Writes a descriptor as it stands into the table; of a packed ring, with all of its flags into a slot.
     pub fn write_desc(&self, index: u16, desc: Desc) {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&desc.address.to_le_bytes());
-        bytes[8..12].copy_from_slice(&desc.len.to_le_bytes());
-        bytes[12..14].copy_from_slice(&desc.flags.to_le_bytes());
-        bytes[14..].copy_from_slice(&desc.next.to_le_bytes());
-        let at = GuestAddress(self.layout.desc + u64::from(index) * 16);
-        self.memory.write_slice(&bytes, at).expect("the ring lies in memory");
+        self.write_table(self.layout.desc + u64::from(index) * Desc::SIZE, &[desc]);
     }
 
-    /// Offers a chain of buffers to the device; they are seen at once, but the device is not kicked. `None`: the ring
-    /// has no free descriptors.
+    /// Writes descriptors as they stand to a place of the test's, as an indirect table.
+    pub fn write_table(&self, at: u64, table: &[Desc]) {
+        let bytes: Vec<u8> = table.iter().flat_map(|desc| self.ring().encode(desc)).collect();
+        self.memory.write(at, &bytes);
+    }
+
+    /// Offers a chain of buffers to the device; they are seen at once, but the device is not kicked. Says what the
+    /// device will name it by. `None`: the ring is full.
     pub fn add(&mut self, buffers: &[(u64, u32)], write: bool) -> Option<u16> {
-        if self.free.len() < buffers.len() {
-            return None;
-        }
-        let ids: Vec<u16> = buffers.iter().filter_map(|_| self.free.pop()).collect();
-        for (i, (address, len)) in buffers.iter().enumerate() {
-            let next = ids.get(i + 1).copied();
-            let flags = if write { WRITE } else { 0 } | if next.is_some() { NEXT } else { 0 };
-            self.write_desc(ids[i], Desc { address: *address, len: *len, flags, next: next.unwrap_or(0) });
-        }
-        let head = ids[0];
-        self.chains.insert(head, ids);
-        self.offer(head);
-        Some(head)
+        let last = buffers.len().saturating_sub(1);
+        let chain = descs(buffers, write, |i| if i == last { 0 } else { NEXT });
+        self.offer(&chain, writable(buffers, write))
     }
 
-    /// Offers whatever stands at `head`.
-    pub fn offer(&mut self, head: u16) {
-        self.store(self.layout.avail + 4 + u64::from(self.avail_idx % self.size) * 2, head);
-        self.set_avail_idx(self.avail_idx.wrapping_add(1));
+    /// The same with the buffers in an indirect table at `table`.
+    pub fn add_indirect(&mut self, table: u64, buffers: &[(u64, u32)], write: bool) -> Option<u16> {
+        let last = buffers.len().saturating_sub(1);
+        let entries = descs(buffers, write, |i| self.ring().indirect_flags(i == last));
+        self.write_table(table, &entries);
+        let head = Desc::new(table, (entries.len() as u64 * Desc::SIZE) as u32, INDIRECT);
+        self.offer(&[head], writable(buffers, write))
     }
 
-    /// Sets the available index, right or wrong.
-    pub fn set_avail_idx(&mut self, idx: u16) {
-        self.avail_idx = idx;
-        self.store(self.layout.avail + 2, idx);
+    /// Offers a chain of descriptors as they stand, but for links, ids and wrap bits.
+    pub fn add_descs(&mut self, chain: &[Desc]) -> Option<u16> {
+        self.offer(chain, 0)
+    }
+
+    fn offer(&mut self, chain: &[Desc], writable: u32) -> Option<u16> {
+        let offered = self.ring_mut().offer_chain(chain, writable)?;
+        let id = offered.id;
+        self.offered.push_back(offered);
+        Some(id)
     }
 
     /// Whether the device wants to be kicked for what was offered since this was asked last.
     pub fn wants_kick(&mut self) -> bool {
+        // Pairs with the device's barrier between arming kicks and its last look at the ring.
         fence(Ordering::SeqCst);
-        let (old, new) = (std::mem::replace(&mut self.kicked_idx, self.avail_idx), self.avail_idx);
-        if self.event_idx {
-            let event = self.load(self.layout.used + 4 + u64::from(self.size) * 8);
-            return new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
-        }
-        self.load(self.layout.used) & NO_NOTIFY == 0
+        self.ring_mut().wants_kick()
+    }
+
+    /// When the device wants to be kicked, as it shows it.
+    #[must_use]
+    pub fn kicks(&self) -> Kicks {
+        self.ring().kicks()
     }
 
     /// Kicks the device if it wants that, as a driver does after offering chains.
@@ -163,57 +169,86 @@ impl Queue {
         Ok(wanted)
     }
 
-    /// Says whether the driver wants to be called (flags; without EVENT_IDX).
-    pub fn set_no_interrupt(&self, off: bool) {
-        self.store(self.layout.avail, if off { NO_INTERRUPT } else { 0 });
+    /// Says when the driver wants to be called; [`Queue::wait_used`] keeps to it.
+    pub fn set_calls(&mut self, calls: Calls) {
+        self.calls = calls;
+        self.ring().set_calls(calls);
+        // Pairs with the device's barrier between what it shows as used and its call decision.
+        fence(Ordering::SeqCst);
     }
 
-    /// Has the driver called when the used index passes `event` (EVENT_IDX).
-    pub fn set_used_event(&self, event: u16) {
-        self.store(self.layout.avail + 4 + u64::from(self.size) * 2, event);
-    }
-
-    /// The used index as the device shows it.
-    pub fn device_idx(&self) -> u16 {
-        self.load(self.layout.used + 2)
-    }
-
-    /// Takes the next used chain back: its head and how many bytes the device wrote.
+    /// Takes the next used chain back: its id and how many bytes the device wrote.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
-        if self.device_idx() == self.used_idx {
-            return None;
+        if self.used.is_empty() {
+            let (id, len) = self.ring().next_used()?;
+            let batch = self.batch(id);
+            self.ring_mut().advance(&batch);
+            let skipped = batch.len().saturating_sub(1);
+            // Buffers that were skipped are used as a whole (virtio 1.3, 2.7.9 and 2.8.9).
+            self.used.extend(batch[..skipped].iter().map(|chain| (chain.id, chain.writable)));
+            self.used.push_back((id, len));
         }
-        let at = self.layout.used + 4 + u64::from(self.used_idx % self.size) * 8;
-        let element: [u8; 8] = self.memory.read_obj(GuestAddress(at)).expect("the ring lies in memory");
-        let id = u32::from_le_bytes([element[0], element[1], element[2], element[3]]) as u16;
-        let len = u32::from_le_bytes([element[4], element[5], element[6], element[7]]);
-        self.used_idx = self.used_idx.wrapping_add(1);
-        self.free.extend(self.chains.remove(&id).unwrap_or_default());
-        Some((id, len))
+        self.used.pop_front()
     }
 
-    /// Waits for the next used chain, woken by the call eventfd like a driver.
+    /// The chains that a used element for `id` gives back.
+    fn batch(&mut self, id: u16) -> Vec<Offered> {
+        let Some(at) = self.offered.iter().position(|chain| chain.id == id) else { return Vec::new() };
+        if self.format.in_order {
+            self.offered.drain(..=at).collect()
+        } else {
+            self.offered.remove(at).into_iter().collect()
+        }
+    }
+
+    /// Waits for the next used chain, woken by the call eventfd like a driver, unless it polls.
     pub fn wait_used(&mut self, patience: Duration) -> Result<(u16, u32)> {
         let end = Instant::now() + patience;
         loop {
-            if self.event_idx {
-                self.set_used_event(self.used_idx);
+            if self.used.is_empty() && matches!(self.calls, Calls::After(_)) {
+                self.set_calls(Calls::After(0));
             }
-            // Pairs with the device's barrier between its used index and its read of used_event.
-            fence(Ordering::SeqCst);
             if let Some(used) = self.take_used() {
                 return Ok(used);
             }
             let left = end.saturating_duration_since(Instant::now());
-            if !is_signalled(&self.call, left) {
-                bail!(
-                    "ring {}: nothing used and no call within {patience:?} (used index {})",
-                    self.index,
-                    self.used_idx
-                );
+            if self.calls == Calls::Never && !left.is_zero() {
+                std::thread::sleep(Duration::from_micros(200).min(left));
+            } else if !is_signalled(&self.call, left) {
+                bail!("ring {}: nothing used and no call within {patience:?} (at {:#x})", self.index, self.base());
             }
         }
     }
+
+    /// Where the ring stands, as SET_VRING_BASE says it and GET_VRING_BASE must answer: an index, or both halves of a
+    /// packed ring's (vhost-user, "Vring descriptor indices").
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        self.ring().base()
+    }
+
+    /// Has an empty ring stand at another place, before it is started.
+    pub fn start_at(&mut self, base: u32) {
+        self.ring_mut().start_at(base);
+    }
+
+    /// What the device wrote last of the ring itself, as guest address and length.
+    #[must_use]
+    pub fn device_written(&self) -> Vec<(u64, u64)> {
+        self.ring().device_written()
+    }
+}
+
+fn descs(buffers: &[(u64, u32)], write: bool, flags: impl Fn(usize) -> u16) -> Vec<Desc> {
+    let access = if write { WRITE } else { 0 };
+    let numbered = buffers.iter().enumerate();
+    numbered
+        .map(|(i, (address, len))| Desc { address: *address, len: *len, flags: access | flags(i), next: i as u16 + 1 })
+        .collect()
+}
+
+fn writable(buffers: &[(u64, u32)], write: bool) -> u32 {
+    buffers.iter().map(|(_, len)| if write { *len } else { 0 }).fold(0, u32::wrapping_add)
 }
 
 /// Whether an eventfd is written within `patience`; reads it.
