@@ -196,6 +196,9 @@ impl ScriptedNic {
         let (head, len) = self.rx.wait_used(PATIENCE)?;
         let pieces = self.posted.remove(&head).context("the device used a buffer that was not posted")?;
         let room = pieces.iter().map(|(_, len)| len).sum();
+        if len == 0 {
+            bail!("the device used a receive buffer and says that it wrote nothing");
+        }
         if len > room {
             bail!("the device claims {len} bytes in a buffer of {room}");
         }

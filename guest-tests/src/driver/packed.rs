@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{Ordering, fence};
 
-use super::desc::{Desc, Free, Offered, RingMemory};
+use super::desc::{Desc, Free, Offered, RingMemory, WRITE};
 use super::format::{Calls, Format, Kicks, QueueLayout, RingFormat};
 
 /// Set to the driver's wrap counter when a descriptor is made available (virtio 1.3, 2.8.1).
@@ -111,7 +111,7 @@ impl Format for PackedRing {
     }
 
     fn indirect_flags(&self, _last: bool) -> u16 {
-        // A table is as long as it is; NEXT means nothing in it (virtio 1.3, 2.8.8).
+        // A table is as long as it is; NEXT means nothing in it (virtio 1.3, 2.8.7).
         0
     }
 
@@ -177,11 +177,14 @@ impl Format for PackedRing {
 
     fn next_used(&self) -> Option<(u16, u32)> {
         let at = self.at(self.slot(self.used));
-        if self.memory.load(at + FLAGS) & (AVAIL | USED) != self.used_flags(self.used) {
+        let flags = self.memory.load(at + FLAGS);
+        if flags & (AVAIL | USED) != self.used_flags(self.used) {
             return None;
         }
         let [a, b, c, d, id @ ..] = self.memory.read::<6>(at + 8);
-        Some((u16::from_le_bytes(id), u32::from_le_bytes([a, b, c, d])))
+        // Without WRITE the length means nothing (virtio 1.3, 2.8.4).
+        let len = if flags & WRITE != 0 { u32::from_le_bytes([a, b, c, d]) } else { 0 };
+        Some((u16::from_le_bytes(id), len))
     }
 
     fn advance(&mut self, batch: &[Offered]) {

@@ -184,7 +184,7 @@ impl Queue {
             let batch = self.batch(id);
             self.ring_mut().advance(&batch);
             let skipped = batch.len().saturating_sub(1);
-            // Buffers that were skipped are used as a whole (virtio 1.3, 2.7.9 and 2.8.9).
+            // Buffers that were skipped are used as a whole (virtio 1.3, 2.7.9 and 2.8.8).
             self.used.extend(batch[..skipped].iter().map(|chain| (chain.id, chain.writable)));
             self.used.push_back((id, len));
         }

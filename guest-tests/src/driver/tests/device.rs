@@ -112,7 +112,8 @@ impl Device {
             let element = self.layout.desc + u64::from(at) * 16;
             self.memory.write_obj(len, GuestAddress(element + 8)).unwrap();
             self.set_word(element + 12, last.id);
-            self.set_word(element + 14, if wrap { AVAIL | USED } else { 0 });
+            let written = if last.buffers.iter().any(|(_, _, write)| *write) { desc::WRITE } else { 0 };
+            self.set_word(element + 14, written | if wrap { AVAIL | USED } else { 0 });
             self.used = self.pass(self.used, batch.iter().map(|taken| taken.descs).sum());
         } else {
             let element = self.layout.used + 4 + u64::from(at % self.size) * 8;
