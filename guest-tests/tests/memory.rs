@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
+use anyhow::{Context, Result, ensure};
+use guest_tests::driver::nic::{EVENT_IDX, FORMATS, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Posting, ScriptedNic};
 use guest_tests::{NetNs, Usage, Vnicd};
 use vhost::vhost_user::VhostUserFrontend;
@@ -24,10 +24,14 @@ const PLUGGED_USER: u64 = 0x6000_0000_0000;
 const PLUGGED_SIZE: u64 = 1 << 20;
 
 fn lab() -> Result<(NetNs, Vnicd, ScriptedNic)> {
+    lab_with(0)
+}
+
+fn lab_with(format: u64) -> Result<(NetNs, Vnicd, ScriptedNic)> {
     let ns = NetNs::new()?;
     ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     let vnicd = Vnicd::builder(&ns).arg("--queue-pairs=2").start()?;
-    let nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, POSTING)?;
+    let nic = ScriptedNic::start(&ns, &vnicd, FEATURES | format, 256, POSTING)?;
     Ok((ns, vnicd, nic))
 }
 
@@ -166,24 +170,27 @@ fn memory_comes_and_goes_under_traffic() -> Result<()> {
 /// The table is replaced as a whole: by itself, by one with more in it, by one that has the same memory in two pieces.
 #[test]
 fn the_memory_table_is_replaced_under_traffic() -> Result<()> {
-    let (_ns, vnicd, mut nic) = lab()?;
-    traffic(&mut nic, 0)?;
-    let before = vnicd.usage()?;
-    let file = nic.client.memory.plug(PLUGGED, PLUGGED_SIZE)?;
-    let (front, whole, more) = (nic.client.front.clone(), nic.client.region(), plugged(&file));
-    let half = whole.memory_size / 2;
-    let halves = |second: u64| VhostUserMemoryRegionInfo {
-        guest_phys_addr: whole.guest_phys_addr + second * half,
-        memory_size: half,
-        userspace_addr: whole.userspace_addr + second * half,
-        mmap_offset: second * half,
-        mmap_handle: whole.mmap_handle,
-    };
-    let again = nic.client.region();
-    let tables = [vec![again], vec![nic.client.region(), more], vec![halves(0), halves(1)], vec![nic.client.region()]];
-    under_traffic(&mut nic, 1000, |n| front.set_mem_table(&tables[n % tables.len()]).map(drop).map_err(Into::into))?;
-    memory_is_let_go(&vnicd, "memfd:plugged")?;
-    nothing_grew(&vnicd, &before)
+    for (name, format) in FORMATS {
+        let (_ns, vnicd, mut nic) = lab_with(format)?;
+        traffic(&mut nic, 0)?;
+        let before = vnicd.usage()?;
+        let file = nic.client.memory.plug(PLUGGED, PLUGGED_SIZE)?;
+        let (front, whole, more) = (nic.client.front.clone(), nic.client.region(), plugged(&file));
+        let half = whole.memory_size / 2;
+        let halves = |second: u64| VhostUserMemoryRegionInfo {
+            guest_phys_addr: whole.guest_phys_addr + second * half,
+            memory_size: half,
+            userspace_addr: whole.userspace_addr + second * half,
+            mmap_offset: second * half,
+            mmap_handle: whole.mmap_handle,
+        };
+        let tables = [vec![whole], vec![whole, more], vec![halves(0), halves(1)], vec![whole]];
+        let change = |n: usize| Ok(front.set_mem_table(&tables[n % tables.len()]).map(drop)?);
+        under_traffic(&mut nic, 500, change).with_context(|| name.to_owned())?;
+        memory_is_let_go(&vnicd, "memfd:plugged")?;
+        nothing_grew(&vnicd, &before)?;
+    }
+    Ok(())
 }
 
 /// As a guest does that is stopped and goes on: the rings stay where they are.

@@ -1,4 +1,4 @@
-//! Descriptors of both ring formats (virtio 1.3, 2.7.5 and 2.8.1), and the words of a ring in shared memory.
+//! Descriptors of both ring formats (virtio 1.3, 2.7.5 and 2.8.13), and the words of a ring in shared memory.
 
 use std::sync::atomic::Ordering;
 

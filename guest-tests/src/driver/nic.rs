@@ -24,6 +24,10 @@ pub const PACKED: u64 = 1 << 34;
 /// `VIRTIO_F_IN_ORDER`.
 pub const IN_ORDER: u64 = 1 << 35;
 
+/// The ring formats, and the features that ask for each.
+pub const FORMATS: [(&str, u64); 4] =
+    [("split", 0), ("split, in order", IN_ORDER), ("packed", PACKED), ("packed, in order", PACKED | IN_ORDER)];
+
 const GUEST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x77];
 const GUEST: [u8; 4] = [10, 77, 0, 2];
 const HOST: [u8; 4] = [10, 77, 0, 1];
@@ -179,16 +183,22 @@ impl ScriptedNic {
 
     /// Waits for a frame from the device: its bytes without the header, and over how many buffers it came.
     pub fn receive(&mut self) -> Result<(Vec<u8>, u16)> {
-        let mut bytes = self.take_buffer()?;
-        let buffers = if self.header_len == 12 { u16::from_le_bytes([bytes[10], bytes[11]]) } else { 1 };
-        for _ in 1..buffers {
-            bytes.extend(self.take_buffer()?);
-        }
-        Ok((bytes.split_off(self.header_len), buffers))
+        self.take_frame().map(|(bytes, buffers)| (bytes, buffers.len() as u16))
     }
 
-    fn take_buffer(&mut self) -> Result<Vec<u8>> {
-        self.take_posted().map(|(bytes, _)| bytes)
+    /// The next frame, and the buffers over which it came.
+    fn take_frame(&mut self) -> Result<(Vec<u8>, Vec<Pieces>)> {
+        let (mut bytes, first) = self.take_posted()?;
+        let mut buffers = vec![first];
+        if self.header_len == 12 {
+            let count = bytes.get(10..12).context("the buffer is too short for the header")?;
+            for _ in 1..u16::from_le_bytes([count[0], count[1]]) {
+                let (more, buffer) = self.take_posted()?;
+                bytes.extend(more);
+                buffers.push(buffer);
+            }
+        }
+        Ok((bytes.split_off(self.header_len), buffers))
     }
 
     /// The next buffer that the device used: what is in it, and the pieces in which it was posted.
@@ -213,14 +223,14 @@ impl ScriptedNic {
         Ok((bytes, pieces))
     }
 
-    /// Waits for a datagram at the guest, compares it, and posts its buffer again unless `keep` says otherwise.
-    pub fn expect_and_post(&mut self, payload: &[u8], keep: impl Fn(u64) -> bool) -> Result<()> {
-        let (bytes, pieces) = self.take_posted()?;
-        match bytes.get(self.header_len..).and_then(frames::udp_payload) {
-            Some((9000, got)) if got == payload => {}
-            other => bail!("the guest got another frame: {:?} bytes of payload", other.map(|(_, p)| p.len())),
+    /// Waits for a datagram at the guest, compares it, and posts its buffers again unless `keep` says otherwise: over how
+    /// many it came.
+    pub fn expect_and_post(&mut self, payload: &[u8], keep: impl Fn(u64) -> bool) -> Result<u16> {
+        let buffers = self.expect_in(payload)?;
+        for pieces in buffers.iter().filter(|pieces| !keep(pieces[0].0)) {
+            self.post_chain(pieces)?;
         }
-        if keep(pieces[0].0) { Ok(()) } else { self.post_chain(&pieces) }
+        Ok(buffers.len() as u16)
     }
 
     /// Has the host send a datagram and checks that it comes to the guest as it was: over how many buffers.
@@ -231,7 +241,11 @@ impl ScriptedNic {
 
     /// Waits for a datagram at the guest and compares it: over how many buffers it came.
     pub fn expect(&mut self, payload: &[u8]) -> Result<u16> {
-        let (frame, buffers) = self.receive()?;
+        self.expect_in(payload).map(|buffers| buffers.len() as u16)
+    }
+
+    fn expect_in(&mut self, payload: &[u8]) -> Result<Vec<Pieces>> {
+        let (frame, buffers) = self.take_frame()?;
         match frames::udp_payload(&frame) {
             Some((9000, got)) if got == payload => Ok(buffers),
             other => bail!("the guest got another frame: {:?} bytes of payload", other.map(|(_, p)| p.len())),
