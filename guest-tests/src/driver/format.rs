@@ -21,6 +21,11 @@ impl RingFormat {
         let has = |feature: u64| features & feature != 0;
         Self { packed: has(PACKED), event_idx: has(EVENT_IDX), in_order: has(IN_ORDER) }
     }
+
+    /// When a driver wants to be called that has not said anything yet.
+    pub(super) fn first_calls(self) -> Calls {
+        if self.event_idx { Calls::After(0) } else { Calls::Always }
+    }
 }
 
 /// When the driver wants to be called.

@@ -12,6 +12,7 @@ pub mod nic;
 mod packed;
 mod queue;
 mod split;
+pub mod target;
 #[cfg(test)]
 mod tests;
 

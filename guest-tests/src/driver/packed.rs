@@ -88,10 +88,16 @@ impl PackedRing {
         self.memory.store(self.at(slot) + FLAGS, desc.flags);
     }
 
+    /// The flags of a slot as they stand.
+    #[must_use]
+    pub fn flags(&self, slot: u16) -> u16 {
+        self.memory.load(self.at(slot) + FLAGS)
+    }
+
     /// Changes the flags of a slot, wrap bits and all.
     pub fn change_flags(&self, slot: u16, change: impl FnOnce(u16) -> u16) {
         let at = self.at(slot) + FLAGS;
-        self.memory.store(at, change(self.memory.load(at)));
+        self.memory.store(at, change(self.flags(slot)));
     }
 
     /// Offers from now on as if the ring had wrapped once more.

@@ -17,6 +17,21 @@ enum Ring {
     Packed(PackedRing),
 }
 
+impl Ring {
+    fn new(memory: RingMemory, layout: QueueLayout, size: u16, format: RingFormat) -> Self {
+        if format.packed {
+            Self::Packed(PackedRing::new(memory, layout, size, format))
+        } else {
+            Self::Split(SplitRing::new(memory, layout, size, format))
+        }
+    }
+}
+
+/// Bytes of the three parts of a ring.
+fn part_sizes(size: u16, format: RingFormat) -> [u64; 3] {
+    if format.packed { PackedRing::sizes(size.into()) } else { SplitRing::sizes(size.into()) }
+}
+
 /// A driver's ring.
 #[derive(Debug)]
 pub struct Queue {
@@ -45,15 +60,10 @@ pub struct Queue {
 impl Queue {
     /// A ring of `size` entries in fresh memory.
     pub fn new(memory: &mut SharedMemory, index: usize, size: u16, format: RingFormat) -> Result<Self> {
-        let sizes = if format.packed { PackedRing::sizes } else { SplitRing::sizes };
-        let [desc, avail, used] = sizes(size.into()).map(|len| memory.allocate(len));
+        let [desc, avail, used] = part_sizes(size, format).map(|len| memory.allocate(len));
         let (layout, memory) = (QueueLayout { desc, avail, used }, RingMemory(memory.map.clone()));
-        let ring = if format.packed {
-            Ring::Packed(PackedRing::new(memory.clone(), layout, size, format))
-        } else {
-            Ring::Split(SplitRing::new(memory.clone(), layout, size, format))
-        };
         Ok(Self {
+            ring: Ring::new(memory.clone(), layout, size, format),
             memory,
             index,
             size,
@@ -62,11 +72,24 @@ impl Queue {
             kick: EventFd::new(EFD_NONBLOCK)?,
             call: EventFd::new(EFD_NONBLOCK)?,
             err: EventFd::new(EFD_NONBLOCK)?,
-            ring,
-            calls: if format.event_idx { Calls::After(0) } else { Calls::Always },
+            calls: format.first_calls(),
             offered: VecDeque::new(),
             used: VecDeque::new(),
         })
+    }
+
+    /// Empties a ring that the device does not serve, as a driver reset does.
+    pub fn reset(&mut self) {
+        let Self { memory, layout, size, format, .. } = self;
+        let parts = [layout.desc, layout.avail, layout.used].into_iter().zip(part_sizes(*size, *format));
+        parts.for_each(|(at, len)| memory.write(at, &vec![0; len as usize]));
+        self.ring = Ring::new(memory.clone(), *layout, *size, *format);
+        self.calls = format.first_calls();
+        self.offered.clear();
+        self.used.clear();
+        for fd in [&self.kick, &self.call, &self.err] {
+            let _ = fd.read();
+        }
     }
 
     fn ring(&self) -> &dyn Format {
