@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use guest_tests::driver::desc::{INDIRECT, NEXT, WRITE};
 use guest_tests::driver::nic::PACKED;
 use guest_tests::driver::target::{FEATURES, Fate, SIZE, Target, in_each_format};
-use guest_tests::driver::{AVAIL, Desc, GUEST_BASE, Posting, ScriptedNic, USED, is_signalled};
+use guest_tests::driver::{AVAIL, Desc, GUEST_BASE, Posting, ScriptedNic, USED};
 use guest_tests::{NetNs, Vnicd};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -82,28 +82,41 @@ fn packed_chains_without_an_end() -> Result<()> {
     })
 }
 
-/// A chain of posted buffers that runs into those which the device has already.
+/// A chain of posted buffers that runs into those which the device has or had before: it is refused, or filled as it
+/// stands.
 #[test]
 fn packed_chains_that_run_into_others() -> Result<()> {
     let ns = NetNs::new()?;
     ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     let vnicd = Vnicd::builder(&ns).start()?;
-    let posting = Posting { count: 4, len: 2048 };
-    let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES | PACKED, 8, posting)?;
-    nic.exchange(b"one of four is used")?;
-    for _ in 0..5 {
-        nic.rx.packed().offer(Desc { flags: NEXT | WRITE, ..GOOD });
+    for frames in [1, 4, 20] {
+        let posting = Posting { count: 4, len: 2048 };
+        let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES | PACKED, 8, posting)?;
+        nic.exchange(b"one of four is used")?;
+        for _ in 0..5 {
+            nic.rx.packed().offer(Desc { flags: NEXT | WRITE, ..GOOD });
+        }
+        nic.rx.kick.write(1)?;
+        (0..frames).try_for_each(|_| nic.host_sends(b"a reason to look"))?;
+        nic.send(b"the transmit ring lives", 1)?;
+        let again = Posting { count: 8, len: 2048 };
+        let mut nic = {
+            drop(nic);
+            ScriptedNic::start(&ns, &vnicd, FEATURES | PACKED, 8, again)?
+        };
+        nic.exchange(b"and so does the daemon").with_context(|| format!("after {frames} frames"))?;
     }
-    nic.rx.kick.write(1)?;
-    (0..4).try_for_each(|_| nic.host_sends(b"a reason to look"))?;
-    ensure!(is_signalled(&nic.rx.err, std::time::Duration::from_secs(10)), "the chain was used");
-    nic.send(b"the transmit ring lives", 1)
+    Ok(())
 }
 
 /// An id is the driver's to choose; whether one that no ring of this size has is given back or refused, is the device's.
 #[test]
 fn packed_buffers_with_ids_out_of_range() -> Result<()> {
     on_packed_rings(|target| {
+        if target.nic.tx.format().in_order {
+            // The driver could not tell how many of them a used one stands for.
+            return Ok(());
+        }
         for id in [0, SIZE, SIZE + 1, 0x7fff, 0x8000, 0xffff] {
             let fate = target.attack(2, |tx| {
                 (0..2).for_each(|_| tx.packed().offer(Desc { next: id, ..GOOD }));
@@ -128,13 +141,12 @@ fn packed_descriptors_with_wrong_wrap_bits_are_not_seen() -> Result<()> {
             target.nic.tx.packed().write_slot(ahead, Desc { flags: there, ..GOOD });
             target.nic.tx.kick.write(1)?;
             the_other_ring_lives(target)?;
-            ensure!(target.nic.tx.err.read().is_err(), "the ring is broken");
+            ensure!(!target.is_broken(), "the ring is broken");
             let used = target.nic.tx.packed().flags(ahead) & (AVAIL | USED);
             ensure!(used == there, "round {round}: a descriptor was used that was not offered");
             // In its place now, both are seen.
-            target.nic.tx.packed().offer(GOOD);
-            target.nic.tx.packed().offer(GOOD);
-            ensure!(target.attack(2, |_| ())? == Fate::Used);
+            let fate = target.attack(2, |tx| (0..2).for_each(|_| _ = tx.add(&[(SCRAP, 64)], false).expect("room")))?;
+            ensure!(fate == Fate::Used);
         }
         Ok(())
     })
@@ -142,34 +154,40 @@ fn packed_descriptors_with_wrong_wrap_bits_are_not_seen() -> Result<()> {
 
 #[test]
 fn packed_rings_of_random_descriptors() -> Result<()> {
+    const ROUNDS: u32 = 400;
     on_packed_rings(|target| {
         let mut state = 0x1234_5678u32;
         let mut below = move |n: u32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) % n
         };
-        let (mut broken, rounds) = (0, 300);
-        for _ in 0..rounds {
+        let mut broken = 0;
+        for round in 0..ROUNDS {
             for _ in 0..1 + below(8) {
                 let desc = Desc {
                     address: if below(10) == 0 { below(1 << 30).into() } else { SCRAP + u64::from(below(4096)) },
                     len: [0, 12, 64, 160, 2000, below(1 << 20)][below(6) as usize],
-                    flags: [0, 0, 0, NEXT, WRITE, INDIRECT, NEXT | INDIRECT, 0xff7f][below(8) as usize],
+                    flags: [0, 0, 0, NEXT, WRITE, INDIRECT, NEXT | INDIRECT, 0x7f7f][below(8) as usize],
                     next: below(1 << 16) as u16,
                 };
-                match below(4) {
-                    0 => target.nic.tx.packed().change_flags(below(SIZE.into()) as u16, |flags| flags ^ AVAIL),
-                    1 => target.nic.tx.packed().change_flags(below(SIZE.into()) as u16, |flags| flags ^ USED),
-                    2 => target.nic.tx.packed().write_slot(below(SIZE.into()) as u16, desc),
+                let slot = below(SIZE.into()) as u16;
+                match below(10) {
+                    0 => target.nic.tx.packed().change_flags(slot, |flags| flags ^ AVAIL),
+                    1 => target.nic.tx.packed().change_flags(slot, |flags| flags ^ USED),
+                    2 => target.nic.tx.packed().write_slot(slot, desc),
+                    3 => target.nic.tx.packed().flip_wrap(),
                     _ => target.nic.tx.packed().offer(desc),
                 }
             }
             target.nic.tx.kick.write(1)?;
             the_other_ring_lives(target)?;
-            broken += u32::from(target.mend_if_broken()?);
+            // Where the device waits for a descriptor that never comes, nothing happens any more.
+            if target.is_broken() || round % 4 == 3 {
+                broken += u32::from(target.restart()?);
+            }
         }
-        ensure!(broken > rounds / 10, "{broken} of {rounds} rounds broke the ring: they hardly tried");
-        target.restart()
+        ensure!(broken > ROUNDS / 10, "{broken} of {ROUNDS} rounds broke the ring: they hardly tried");
+        target.restart().map(drop)
     })
 }
 
@@ -191,7 +209,6 @@ fn event_areas_full_of_nonsense() -> Result<()> {
                 ensure!(fate == Fate::Used, "flags {flags:#x}, event {event:#x}");
             }
         }
-        memory.write_obj(0u16, GuestAddress(layout.avail)).context("it is shared")?;
-        target.restart()
+        target.restart().map(drop)
     })
 }

@@ -9,6 +9,7 @@ use vhost::VhostBackend;
 
 use super::nic::{EVENT_IDX, FORMATS, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
 use super::{Posting, Queue, ScriptedNic};
+use crate::lab::eventually;
 use crate::{NetNs, Vnicd};
 
 /// What an attacking driver acknowledges.
@@ -37,6 +38,7 @@ pub struct Target<'a> {
     /// The NIC.
     pub nic: ScriptedNic,
     broken: u64,
+    told: bool,
 }
 
 impl Target<'_> {
@@ -47,7 +49,8 @@ impl Target<'_> {
         self.nic.tx.kick.write(1)?;
         let (end, mut used) = (Instant::now() + PATIENCE, 0);
         while used < chains {
-            if self.mend_if_broken()? {
+            if self.is_broken() {
+                self.restart()?;
                 return Ok(Fate::Broken);
             }
             ensure!(Instant::now() < end, "neither used nor broken");
@@ -67,24 +70,28 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// A ring that is broken is counted and told of once, and starts anew.
-    pub fn mend_if_broken(&mut self) -> Result<bool> {
-        if self.nic.tx.err.read().is_err() {
-            return Ok(false);
-        }
-        self.broken += 1;
-        let counted = self.vnicd.counters("rings_broken")?[0];
-        ensure!(counted == self.broken, "{counted} rings broken, not {}", self.broken);
-        let lines = self.vnicd.log().into_iter().filter(|line| line.contains(STOPPED)).count();
-        ensure!(lines as u64 == self.broken, "{lines} lines for {} broken rings", self.broken);
-        self.restart().and(Ok(true))
+    /// Whether the device said that the ring is broken.
+    pub fn is_broken(&mut self) -> bool {
+        self.told |= self.nic.tx.err.read().is_ok();
+        self.told
     }
 
-    /// Starts the ring anew, as a driver reset does.
-    pub fn restart(&mut self) -> Result<()> {
+    /// Starts the ring anew, as a driver reset does: whether it was broken, which is counted and told of once.
+    pub fn restart(&mut self) -> Result<bool> {
         self.nic.client.front.get_vring_base(1)?;
+        let broken = self.is_broken();
+        if broken {
+            self.broken += 1;
+            let counted = self.vnicd.counters("rings_broken")?[0];
+            ensure!(counted == self.broken, "{counted} rings broken, not {}", self.broken);
+            let lines = || self.vnicd.log().iter().filter(|line| line.contains(STOPPED)).count() as u64;
+            eventually("a line for the broken ring", || Ok(lines() >= self.broken))?;
+            ensure!(lines() == self.broken, "{} lines for {} broken rings", lines(), self.broken);
+            self.told = false;
+        }
         self.nic.tx.reset();
-        self.nic.client.start_queue(&self.nic.tx)
+        self.nic.client.start_queue(&self.nic.tx)?;
+        Ok(broken)
     }
 
     /// Both rings carry packets.
@@ -103,7 +110,7 @@ pub fn in_each_format_with(features: u64, attack: impl Fn(&mut Target) -> Result
     for (name, format) in FORMATS {
         let nic = ScriptedNic::start(&ns, &vnicd, features | format, SIZE, POSTING)?;
         let broken = vnicd.counters("rings_broken")?[0];
-        let mut target = Target { vnicd: &vnicd, nic, broken };
+        let mut target = Target { vnicd: &vnicd, nic, broken, told: false };
         attack(&mut target).and_then(|()| target.lives()).with_context(|| name.to_owned())?;
     }
     Ok(())
