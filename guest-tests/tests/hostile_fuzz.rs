@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use guest_tests::driver::nic::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, MRG_RXBUF, PACKED, VERSION_1};
 use guest_tests::driver::{Client, Desc, GUEST_BASE, USER_BASE};
 use guest_tests::{NetNs, Vnicd};
 use vhost::VhostBackend;
@@ -37,6 +38,13 @@ fn odd_fd(rng: &mut Rng) -> Result<OwnedFd> {
     })
 }
 
+/// Where a packed ring stands: both halves the same, and once in a while not.
+fn base(rng: &mut Rng, size: u16) -> u32 {
+    let half = |rng: &mut Rng| rng.below(size.into()) as u32 | (rng.below(2) as u32) << 15;
+    let one = half(rng);
+    one << 16 | if rng.below(8) == 0 { half(rng) } else { one }
+}
+
 #[test]
 fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
     let seconds: u64 = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
@@ -52,18 +60,33 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
     while Instant::now() < end {
         cases += 1;
         let Ok(mut client) = Client::connect(vnicd.socket()) else { break };
-        let wanted = [0, 1 << 15, 1 << 32, 1 << 29, 1 << 28, 1 << 7 | 1 << 1 | 1 << 11, 1, 1 << 0 | 1 << 11];
+        let wanted = [
+            MRG_RXBUF,
+            VERSION_1,
+            EVENT_IDX,
+            INDIRECT_DESC,
+            PACKED,
+            IN_ORDER,
+            1 << 7 | 1 << 1 | 1 << 11,
+            1,
+            1 | 1 << 11,
+        ];
         let features = wanted.iter().fold(0, |f, w| if rng.below(2) == 0 { f | w } else { f });
         if client.negotiate(features).is_err() || client.share_memory().is_err() {
             continue;
         }
-        let size = 1u16 << rng.below(16).max(1).min(if rng.below(8) == 0 { 15 } else { 8 });
+        let packed = features & PACKED != 0;
+        let size = match rng.below(16) {
+            0 | 1 => 1 << rng.below(16),
+            _ if packed => 1 + rng.below(300) as u16,
+            _ => 2 << rng.below(8),
+        };
         let mut queues = Vec::new();
         for index in 0..4 {
             let Ok(mut queue) = client.queue(index, size) else { break };
             // Random base state.
             if rng.below(3) == 0 {
-                queue.start_at(u32::from(rng.next() as u16));
+                queue.start_at(if packed { base(&mut rng, size) } else { u32::from(rng.next() as u16) });
             }
             queues.push(queue);
             let queue = queues.last_mut().context("none")?;
@@ -99,9 +122,18 @@ fn random_front_ends_and_rings_do_no_harm() -> Result<()> {
                         };
                         let most = if rng.below(50) == 0 { 17 << 20 } else { 15 << 20 };
                         let address = GUEST_BASE + rng.below(most);
-                        queue.write_desc(index, Desc { address, len, flags, next: (start + i + 1) % size });
+                        let desc = Desc { address, len, flags, next: (start + i + 1) % size };
+                        if packed && rng.below(20) != 0 {
+                            queue.packed().offer(desc);
+                        } else {
+                            queue.write_desc(index, desc);
+                        }
                     }
-                    queue.split().offer(start);
+                    if !packed {
+                        queue.split().offer(start);
+                    } else if rng.below(20) == 0 {
+                        queue.packed().flip_wrap();
+                    }
                     let _ = queue.kick.write(1);
                 }
                 6 => {
