@@ -247,7 +247,7 @@ fn file_descriptors_on_any_message_are_closed() -> Result<()> {
     let many: Vec<BorrowedFd<'_>> = (0..64).map(|_| null.as_fd()).collect();
     let mut connections = 1;
     for request in 1..=45 {
-        for fds in [&many[..1], &many[..]] {
+        for fds in [&many[..1], &many[..2], &many[..8], &many[..]] {
             let client = Client::connect(vnicd.socket())?;
             client.send(request, VERSION, &[0; 8], fds)?;
             // Whatever it made of that, this ends the connection.

@@ -6,6 +6,7 @@
 
 mod client;
 pub mod desc;
+pub mod dirty_log;
 mod format;
 pub mod frames;
 pub mod nic;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use client::{Client, Reply};
 pub use desc::Desc;
+pub use dirty_log::DirtyLog;
 pub use format::{Calls, Kicks, QueueLayout, RingFormat};
 pub use nic::{Posting, ScriptedNic};
 pub use packed::{AVAIL, PackedRing, USED};

@@ -1,0 +1,283 @@
+//! What a live migration needs of the device: whatever it writes into guest memory is marked, and little else.
+//!
+//! A copy of guest memory is made while packets move, by the marks alone, as a migration makes it. In the end it has
+//! every byte that the device wrote. What the driver writes is left out: a hypervisor tracks that by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_tests::driver::dirty_log::{LOG_ALL, PAGE};
+use guest_tests::driver::frames::{self, Mac};
+use guest_tests::driver::nic::{EVENT_IDX, FORMATS, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
+use guest_tests::driver::{Client, DirtyLog, GUEST_BASE, Queue};
+use guest_tests::{NetNs, Vnicd};
+use vhost::VhostBackend;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const FEATURES: u64 = VERSION_1 | MRG_RXBUF | EVENT_IDX | INDIRECT_DESC;
+const GUEST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x77];
+const GUEST: [u8; 4] = [10, 77, 0, 2];
+const HOST: ([u8; 4], u16) = ([10, 77, 0, 1], 7);
+/// Entries of a ring, more than a page of descriptors.
+const SIZE: u16 = 300;
+/// Buffers of a receive ring, and the bytes of each: it starts in the midst of a page and ends in the next.
+const BUFFERS: u64 = 20;
+const BUFFER: (u64, u32) = (3000, 2100);
+
+/// A queue pair of the guest's.
+struct Pair {
+    rx: Queue,
+    tx: Queue,
+    posted: BTreeMap<u16, u64>,
+    tx_buffer: u64,
+}
+
+/// A guest on a TAP whose host sends back each datagram.
+struct Guest {
+    client: Client,
+    pairs: Vec<Pair>,
+    buffers: Vec<u64>,
+    host_mac: Mac,
+    sent: u64,
+}
+
+impl Guest {
+    fn start(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<Self> {
+        ns.sh("ip addr replace 10.77.0.1/24 dev tap0 && ip link set tap0 mtu 9000 up")?;
+        ns.sh("ip neigh replace 10.77.0.2 lladdr 02:00:00:00:00:77 dev tap0")?;
+        let host_mac = frames::mac(&ns.sh("cat /sys/class/net/tap0/address")?).context("tap0 has no MAC address")?;
+        let mut client = Client::start(vnicd.socket(), FEATURES | format)?;
+        let (mut all, mut buffers) = (Vec::new(), Vec::new());
+        let size = if client.features() & guest_tests::driver::nic::PACKED != 0 { SIZE } else { 512 };
+        for pair in 0..pairs {
+            let (rx, tx) = (client.running_queue(2 * pair, size)?, client.running_queue(2 * pair + 1, size)?);
+            let tx_buffer = client.memory.allocate(64 << 10);
+            let mut pair = Pair { rx, tx, posted: BTreeMap::new(), tx_buffer };
+            for _ in 0..BUFFERS {
+                let at = client.memory.allocate(2 * PAGE) + BUFFER.0;
+                buffers.push(at);
+                pair.post(at)?;
+            }
+            all.push(pair);
+        }
+        Ok(Self { client, pairs: all, buffers, host_mac, sent: 0 })
+    }
+
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.pairs.iter().flat_map(|pair| [&pair.rx, &pair.tx])
+    }
+
+    /// Each pair sends a few datagrams; all of them come back, over whichever pairs.
+    fn traffic(&mut self) -> Result<()> {
+        let mut missing = BTreeSet::new();
+        let memory = self.client.memory.map.clone();
+        for (index, pair) in self.pairs.iter_mut().enumerate() {
+            for n in 0..3 {
+                self.sent += 1;
+                let fill = self.sent as u8;
+                let payload = [&self.sent.to_le_bytes()[..], &vec![fill; [30, 700, 5000][n as usize]]].concat();
+                let frame = frames::udp(GUEST_MAC, self.host_mac, (GUEST, 9000 + index as u16), HOST, &payload);
+                let at = pair.tx_buffer + n * 2 * PAGE;
+                memory.write_slice(&[&[0; 12], &frame[..]].concat(), GuestAddress(at))?;
+                pair.tx.add(&[(at, 20), (at + 20, frame.len() as u32 - 8)], false).context("the ring is full")?;
+                missing.insert(payload);
+            }
+            pair.tx.kick()?;
+        }
+        let end = Instant::now() + PATIENCE;
+        while !missing.is_empty() {
+            ensure!(Instant::now() < end, "{} datagrams do not come back", missing.len());
+            for pair in &mut self.pairs {
+                while pair.tx.take_used().is_some() {}
+                if let Some(frame) = pair.receive(&memory)? {
+                    let (_, payload) = frames::udp_payload(&frame).context("another frame came")?;
+                    ensure!(missing.remove(payload), "a datagram of {} bytes is not as it was sent", payload.len());
+                }
+            }
+            thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+impl Pair {
+    fn post(&mut self, at: u64) -> Result<()> {
+        // In two pieces, the second one from the page's end on.
+        let first = (PAGE - at % PAGE) as u32;
+        let pieces = [(at, first), (at + u64::from(first), BUFFER.1 - first)];
+        let id = self.rx.add(&pieces, true).context("the ring is full")?;
+        self.posted.insert(id, at);
+        self.rx.kick().map(drop)
+    }
+
+    /// A frame, if one is there; its buffers are posted again.
+    fn receive(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Vec<u8>>> {
+        let Some(mut used) = self.rx.take_used() else { return Ok(None) };
+        let (mut bytes, mut left) = (Vec::new(), 1);
+        while left > 0 {
+            let at = self.posted.remove(&used.0).context("the device used a buffer that was not posted")?;
+            let mut piece = vec![0; used.1.min(BUFFER.1) as usize];
+            memory.read_slice(&mut piece, GuestAddress(at))?;
+            self.post(at)?;
+            left -= 1;
+            if bytes.is_empty() {
+                left = u16::from_le_bytes([piece[10], piece[11]]) - 1;
+            }
+            bytes.extend(piece);
+            if left > 0 {
+                used = self.rx.wait_used(PATIENCE)?;
+            }
+        }
+        Ok(Some(bytes.split_off(12)))
+    }
+}
+
+/// Sends back what comes, until it is told to stop.
+fn echo(ns: &NetNs, stop: &AtomicBool) -> Result<()> {
+    let socket = ns.run_in(|| UdpSocket::bind("10.77.0.1:7"))??;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let mut bytes = vec![0; 10_000];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((n, from)) = socket.recv_from(&mut bytes) {
+            socket.send_to(&bytes[..n], from)?;
+        }
+    }
+    Ok(())
+}
+
+/// The memory on the other host.
+struct Copy {
+    bytes: Vec<u8>,
+    marked: BTreeSet<u64>,
+}
+
+impl Copy {
+    fn of(memory: &GuestMemoryMmap, size: u64) -> Result<Self> {
+        let mut bytes = vec![0; size as usize];
+        memory.read_slice(&mut bytes, GuestAddress(GUEST_BASE))?;
+        Ok(Self { bytes, marked: BTreeSet::new() })
+    }
+
+    /// Copies the pages that are marked.
+    fn catch_up(&mut self, memory: &GuestMemoryMmap, log: &DirtyLog) -> Result<()> {
+        let pages = log.take();
+        for page in &pages {
+            let Some(at) = page.checked_sub(GUEST_BASE).map(|at| at as usize) else { bail!("{page:#x} is no memory") };
+            let copy = self.bytes.get_mut(at..at + PAGE as usize).with_context(|| format!("{page:#x} is no memory"))?;
+            memory.read_slice(copy, GuestAddress(*page))?;
+        }
+        self.marked.extend(pages);
+        Ok(())
+    }
+
+    fn has(&self, memory: &GuestMemoryMmap, at: u64, len: u64) -> Result<()> {
+        let mut bytes = vec![0; len as usize];
+        memory.read_slice(&mut bytes, GuestAddress(at))?;
+        let copy = &self.bytes[(at - GUEST_BASE) as usize..][..len as usize];
+        if let Some(wrong) = bytes.iter().zip(copy).position(|(a, b)| a != b) {
+            bail!("the copy lacks what was written at {:#x}", at + wrong as u64);
+        }
+        Ok(())
+    }
+}
+
+fn pages(at: u64, len: u64) -> impl Iterator<Item = u64> {
+    (at / PAGE..(at + len).div_ceil(PAGE)).map(|page| page * PAGE)
+}
+
+/// Migrates a running guest.
+fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
+    let mut guest = Guest::start(ns, vnicd, pairs, format)?;
+    let (memory, size) = (guest.client.memory.map.clone(), guest.client.memory.size);
+    // The second half of a file, where an offset is heeded.
+    let log = DirtyLog::new(GUEST_BASE + size, if pairs == 1 { 0 } else { 2 * PAGE })?;
+    guest.traffic()?;
+    log.share(&guest.client)?;
+    guest.traffic()?;
+    ensure!(log.take().is_empty(), "pages are marked before that is asked for");
+
+    // As QEMU starts it: the features, and the used rings. Then all of memory is copied, and again what is marked.
+    guest.client.set_features(FEATURES | format | LOG_ALL)?;
+    guest.queues().try_for_each(|queue| guest.client.set_addresses(queue, true))?;
+    let mut copy = Copy::of(&memory, size)?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let copier = scope.spawn(|| -> Result<()> {
+            while !done.load(Ordering::Relaxed) {
+                copy.catch_up(&memory, &log)?;
+                thread::sleep(Duration::from_micros(300));
+            }
+            Ok(())
+        });
+        let moved = (0..200).try_for_each(|_| guest.traffic());
+        done.store(true, Ordering::Relaxed);
+        moved.and(copier.join().expect("copying does not panic"))
+    })?;
+    // The guest stops, its rings with it; the rest is copied.
+    let front = &guest.client.front;
+    guest.queues().try_for_each(|queue| front.get_vring_base(queue.index).map(drop))?;
+    copy.catch_up(&memory, &log)?;
+    for at in &guest.buffers {
+        copy.has(&memory, *at, BUFFER.1.into()).context("a receive buffer")?;
+    }
+    for (at, len) in guest.queues().flat_map(Queue::device_written) {
+        copy.has(&memory, at, len).context("a ring")?;
+    }
+
+    // Nothing is marked but what the device may write.
+    let mut allowed: BTreeSet<u64> = guest.buffers.iter().flat_map(|at| pages(*at, BUFFER.1.into())).collect();
+    for queue in guest.queues() {
+        let used = if queue.format().packed { 4 } else { 6 + 8 * u64::from(queue.size) };
+        allowed.extend(pages(queue.layout.used, used));
+        if queue.format().packed {
+            allowed.extend(pages(queue.layout.desc, 16 * u64::from(queue.size)));
+        }
+    }
+    let more: Vec<_> = copy.marked.difference(&allowed).map(|page| format!("{page:#x}")).collect();
+    ensure!(more.is_empty(), "pages are marked that the device does not write: {more:?}");
+
+    // The migration is given up: the guest goes on here, and nothing is marked any more.
+    guest.client.set_features(FEATURES | format)?;
+    for pair in &guest.pairs {
+        for queue in [&pair.rx, &pair.tx] {
+            guest.client.set_addresses(queue, false)?;
+            guest.client.start_queue(queue)?;
+        }
+    }
+    log.take();
+    guest.traffic()?;
+    ensure!(log.take().is_empty(), "pages are marked after the migration was given up");
+    Ok(())
+}
+
+fn migrate_with(pairs: usize) -> Result<()> {
+    let ns = NetNs::new()?;
+    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    let vnicd = Vnicd::builder(&ns).arg(format!("--queue-pairs={pairs}")).start()?;
+    // There for the socket to bind to.
+    ns.sh("ip addr replace 10.77.0.1/24 dev tap0")?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let echo = scope.spawn(|| echo(&ns, &stop));
+        let migrated = FORMATS
+            .iter()
+            .try_for_each(|(name, format)| migrate(&ns, &vnicd, pairs, *format).with_context(|| name.to_owned()));
+        stop.store(true, Ordering::Relaxed);
+        migrated.and(echo.join().expect("the echo does not panic"))
+    })
+}
+
+#[test]
+fn a_copy_made_by_the_marks_has_what_the_device_wrote() -> Result<()> {
+    migrate_with(1)
+}
+
+#[test]
+fn four_pairs_mark_what_they_write() -> Result<()> {
+    migrate_with(4)
+}
