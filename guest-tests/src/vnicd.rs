@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::assets;
+use crate::lab::eventually;
 use crate::netns::NetNs;
 use crate::process::{LIFETIME, Process};
 use crate::spawn::pass_fd;
@@ -118,6 +119,22 @@ impl Vnicd {
         let before = self.usage()?;
         std::thread::sleep(time);
         Ok(self.usage()?.since(&before))
+    }
+
+    /// Waits until so many front ends in all are gone, and says how many file descriptors it has then.
+    pub fn idle_fds(&self, connections: usize) -> Result<usize> {
+        let gone = || self.log().iter().filter(|line| line.contains("front end gone")).count();
+        eventually("the front end is let go of", || Ok(gone() >= connections))?;
+        // The line comes just before the socket is closed.
+        let mut last = usize::MAX;
+        loop {
+            let now = self.usage()?.fds;
+            if now == last {
+                return Ok(now);
+            }
+            last = now;
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// SIGTERM, then SIGKILL if need be; how it ended.

@@ -41,25 +41,6 @@ fn serves(ns: &NetNs, vnicd: &Vnicd) -> Result<()> {
     nic.exchange(b"in").map(drop)
 }
 
-/// Waits until the daemon has let go of its front end, and says how many file descriptors it has then.
-fn idle_fds(vnicd: &Vnicd, connections: usize) -> Result<usize> {
-    let end = std::time::Instant::now() + PATIENCE;
-    while vnicd.log().iter().filter(|line| line.contains("front end gone")).count() < connections {
-        ensure!(std::time::Instant::now() < end, "a front end is still served");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    // The line comes just before the socket is closed.
-    let mut last = usize::MAX;
-    loop {
-        let now = vnicd.usage()?.fds;
-        if now == last {
-            return Ok(now);
-        }
-        last = now;
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn state(index: u32, num: u32) -> Vec<u8> {
     [index.to_le_bytes(), num.to_le_bytes()].concat()
 }
@@ -198,7 +179,7 @@ fn what_is_not_offered_is_refused() -> Result<()> {
 fn malformed_messages_end_their_connection_and_leave_nothing_behind() -> Result<()> {
     let (ns, vnicd) = host()?;
     serves(&ns, &vnicd)?;
-    let before = idle_fds(&vnicd, 1)?;
+    let before = vnicd.idle_fds(1)?;
     let body = [0; 8];
     let bad: Vec<(u32, u32, &[u8])> = vec![
         (SET_FEATURES, VERSION, &body[..4]),
@@ -233,7 +214,7 @@ fn malformed_messages_end_their_connection_and_leave_nothing_behind() -> Result<
     for bytes in torn {
         Client::connect(vnicd.socket())?.send_bytes(bytes, &[])?;
     }
-    let after = idle_fds(&vnicd, 1 + bad.len() + torn.len())?;
+    let after = vnicd.idle_fds(1 + bad.len() + torn.len())?;
     ensure!(after == before, "{before} file descriptors before, {after} after");
     serves(&ns, &vnicd)
 }
@@ -242,7 +223,7 @@ fn malformed_messages_end_their_connection_and_leave_nothing_behind() -> Result<
 fn file_descriptors_on_any_message_are_closed() -> Result<()> {
     let (ns, vnicd) = host()?;
     serves(&ns, &vnicd)?;
-    let before = idle_fds(&vnicd, 1)?;
+    let before = vnicd.idle_fds(1)?;
     let null = std::fs::File::open("/dev/null")?;
     let many: Vec<BorrowedFd<'_>> = (0..64).map(|_| null.as_fd()).collect();
     let mut connections = 1;
@@ -256,7 +237,7 @@ fn file_descriptors_on_any_message_are_closed() -> Result<()> {
             connections += 1;
         }
     }
-    let after = idle_fds(&vnicd, connections)?;
+    let after = vnicd.idle_fds(connections)?;
     ensure!(after == before, "{before} file descriptors before, {after} after");
     serves(&ns, &vnicd)
 }
@@ -265,7 +246,7 @@ fn file_descriptors_on_any_message_are_closed() -> Result<()> {
 fn memory_that_would_be_a_sigbus_is_refused() -> Result<()> {
     let (ns, vnicd) = host()?;
     serves(&ns, &vnicd)?;
-    let before = idle_fds(&vnicd, 1)?;
+    let before = vnicd.idle_fds(1)?;
     type Change = fn(&mut VhostUserMemoryRegionInfo);
     let changes: [Change; 5] = [
         |r| r.memory_size += 4096,
@@ -288,7 +269,7 @@ fn memory_that_would_be_a_sigbus_is_refused() -> Result<()> {
             ensure!(refused, "region {n} was accepted");
         }
     }
-    let after = idle_fds(&vnicd, 1 + changes.len() * 2)?;
+    let after = vnicd.idle_fds(1 + changes.len() * 2)?;
     ensure!(after == before, "{before} file descriptors before, {after} after");
     serves(&ns, &vnicd)
 }
@@ -312,7 +293,7 @@ fn rings_that_lie_wrong_are_refused_before_they_do_harm() -> Result<()> {
         }
         drop(client);
         connections += 1;
-        idle_fds(&vnicd, connections)?;
+        vnicd.idle_fds(connections)?;
     }
     let mut client = Client::start(vnicd.socket(), FEATURES)?;
     let queue = client.queue(1, 256)?;
@@ -340,13 +321,13 @@ fn a_second_front_end_is_turned_away_without_harm_to_the_first() -> Result<()> {
 fn a_thousand_front_ends_leave_nothing_behind() -> Result<()> {
     let (ns, vnicd) = host()?;
     serves(&ns, &vnicd)?;
-    let (before, threads) = (idle_fds(&vnicd, 1)?, vnicd.usage()?.threads.len());
+    let (before, threads) = (vnicd.idle_fds(1)?, vnicd.usage()?.threads.len());
     for _ in 0..1000 {
         let mut client = Client::start(vnicd.socket(), FEATURES)?;
         client.running_queue(0, 256)?;
         client.running_queue(1, 256)?;
     }
-    let after = idle_fds(&vnicd, 1001)?;
+    let after = vnicd.idle_fds(1001)?;
     let usage = vnicd.usage()?;
     ensure!((after, usage.threads.len()) == (before, threads), "{before} fds and {threads} threads before: {usage:?}");
     serves(&ns, &vnicd)

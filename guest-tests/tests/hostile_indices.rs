@@ -1,13 +1,17 @@
 //! Rings whose indices jump, whose chains loop or never end, whose wrap bits lie.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::desc::{INDIRECT, NEXT, WRITE};
 use guest_tests::driver::nic::PACKED;
 use guest_tests::driver::target::{FEATURES, Fate, SIZE, Target, in_each_format};
-use guest_tests::driver::{AVAIL, Desc, GUEST_BASE, Posting, ScriptedNic, USED};
+use guest_tests::driver::{AVAIL, Client, Desc, GUEST_BASE, Posting, ScriptedNic, USED, is_signalled};
 use guest_tests::{NetNs, Vnicd};
+use vhost::VhostBackend;
 use vm_memory::{Bytes, GuestAddress};
 
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A page of shared memory that no test looks into.
 const SCRAP: u64 = GUEST_BASE + (15 << 20);
 const GOOD: Desc = Desc { address: SCRAP, len: 64, flags: 0, next: 0 };
@@ -125,6 +129,24 @@ fn packed_buffers_with_ids_out_of_range() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Places that the ring does not have: the message, the start of the ring, or the ring is refused.
+#[test]
+fn packed_bases_out_of_range() -> Result<()> {
+    let ns = NetNs::new()?;
+    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    let vnicd = Vnicd::builder(&ns).start()?;
+    for half in [u32::from(SIZE), 0x7fff, 0x8000 | u32::from(SIZE), 0xffff] {
+        let mut client = Client::start(vnicd.socket(), FEATURES | PACKED)?;
+        let tx = client.queue(1, SIZE)?;
+        client.describe_queue(&tx)?;
+        let started = client.set_base(1, half << 16 | half);
+        let started = started.and_then(|()| Ok(client.front.set_vring_kick(1, &tx.kick)?));
+        ensure!(started.is_err() || is_signalled(&tx.err, PATIENCE), "a ring started at {half:#x}");
+    }
+    let posting = Posting { count: 8, len: 2048 };
+    ScriptedNic::start(&ns, &vnicd, FEATURES | PACKED, SIZE, posting)?.send(b"the daemon lives", 1)
 }
 
 /// What is not offered at the place where the device looks is not offered.

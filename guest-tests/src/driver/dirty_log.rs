@@ -46,6 +46,11 @@ impl DirtyLog {
         Ok(())
     }
 
+    /// Takes the file's bytes away; the log must not be read any more.
+    pub fn cut(&self) -> Result<()> {
+        Ok(self.file.set_len(0)?)
+    }
+
     /// Guest addresses of the pages that are marked; they are no longer.
     pub fn take(&self) -> BTreeSet<u64> {
         let mut pages = BTreeSet::new();

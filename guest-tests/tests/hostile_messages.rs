@@ -1,0 +1,237 @@
+//! Messages that have broken other back ends: indices, sizes and offsets at their extremes, and logs that are none. The
+//! message is refused, or does no harm; the daemon goes on to serve. Tests bear the number of the fault that they come
+//! from.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context, Result, ensure};
+use guest_tests::driver::dirty_log::LOG_ALL;
+use guest_tests::driver::nic::{EVENT_IDX, FORMATS, MRG_RXBUF, PACKED, VERSION_1};
+use guest_tests::driver::{Client, DirtyLog, GUEST_BASE, Posting, ScriptedNic};
+use guest_tests::{NetNs, Vnicd};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+const FEATURES: u64 = VERSION_1 | MRG_RXBUF | EVENT_IDX;
+const POSTING: Posting = Posting { count: 32, len: 2048 };
+
+// Requests (vhost-user, "Front-end message types") and header flags.
+const SET_LOG_BASE: u32 = 6;
+const SET_VRING_NUM: u32 = 8;
+const SET_VRING_ADDR: u32 = 9;
+const SET_VRING_BASE: u32 = 10;
+const GET_VRING_BASE: u32 = 11;
+const SET_VRING_KICK: u32 = 12;
+const SET_VRING_CALL: u32 = 13;
+const SET_VRING_ERR: u32 = 14;
+const SET_VRING_ENABLE: u32 = 18;
+const VERSION: u32 = 1;
+const NEED_REPLY: u32 = 1 << 3;
+
+fn host() -> Result<(NetNs, Vnicd)> {
+    let ns = NetNs::new()?;
+    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    let vnicd = Vnicd::builder(&ns).arg("--queue-pairs=2").start()?;
+    Ok((ns, vnicd))
+}
+
+fn serves(ns: &NetNs, vnicd: &Vnicd) -> Result<()> {
+    let mut nic = ScriptedNic::start(ns, vnicd, FEATURES, 256, POSTING)?;
+    nic.send(b"out", 1)?;
+    nic.exchange(b"in").map(drop)
+}
+
+/// Whether a message is refused: by its answer or by the end of the connection.
+fn is_refused(client: &Client, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    client.send(request, VERSION | NEED_REPLY, body, fds)?;
+    Ok(client.reply()?.is_none_or(|reply| reply.value().is_some_and(|value| value != 0)))
+}
+
+fn memfd(len: u64) -> Result<File> {
+    let file = File::from(memfd_create("log", MemfdFlags::CLOEXEC)?);
+    file.set_len(len)?;
+    Ok(file)
+}
+
+fn words(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Rings that do not exist. None is taken for another one whose number has the same lower bits.
+#[test]
+fn cve_2020_10723_indices_that_are_cut() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    let start = || -> Result<Client> {
+        let mut client = Client::start(vnicd.socket(), FEATURES)?;
+        for index in 0..2 {
+            client.running_queue(index, 256)?;
+        }
+        Ok(client)
+    };
+    for request in [SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_ENABLE] {
+        for index in [4, 0xff, 0x100, 0x1_0000, 0x1_0001, 0x8000_0000, u32::MAX] {
+            let mut body = [index.to_le_bytes(), 1u32.to_le_bytes()].concat();
+            if request == SET_VRING_ADDR {
+                body.resize(40, 0);
+            }
+            ensure!(is_refused(&start()?, request, &body, &[])?, "request {request} for ring {index:#x} was accepted");
+        }
+    }
+    // Of these, the number is eight bits; those above the ninth mean nothing.
+    let null = File::open("/dev/null")?;
+    for request in [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR] {
+        for index in [4u64, 0xff] {
+            let refused = is_refused(&start()?, request, &words(&[index]), &[null.as_fd()])?;
+            ensure!(refused, "request {request} for ring {index:#x} was accepted");
+        }
+        for odd in [0x104, 0x200, 0x1_0000, 0x1_0001, 0x1_0000_0000, 0x1_0000_0104, u64::MAX] {
+            for fds in [&[][..], &[null.as_fd()]] {
+                is_refused(&start()?, request, &words(&[odd]), fds)?;
+            }
+        }
+    }
+    serves(&ns, &vnicd)
+}
+
+#[test]
+fn ring_sizes_that_are_none() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    for (name, format) in FORMATS {
+        let uneven = if format & PACKED != 0 { &[][..] } else { &[3, 100, 255, 32_767] };
+        for size in [0, 32_769, 65_535, 0x1_0000, 0x1_0100, u32::MAX].iter().chain(uneven) {
+            let client = Client::start(vnicd.socket(), FEATURES | format)?;
+            let body = [0u32.to_le_bytes(), size.to_le_bytes()].concat();
+            ensure!(is_refused(&client, SET_VRING_NUM, &body, &[])?, "{name}: a ring of {size} entries was accepted");
+        }
+    }
+    serves(&ns, &vnicd)
+}
+
+/// Sizes and offsets whose sum wraps around, that the file does not have, or that cannot be mapped.
+#[test]
+fn cve_2020_10722_logs_at_their_extremes() -> Result<()> {
+    const FILE: u64 = 8192;
+    let (ns, vnicd) = host()?;
+    serves(&ns, &vnicd)?;
+    let before = vnicd.idle_fds(1)?;
+    let ranges = [
+        (0, 0),
+        (FILE + 1, 0),
+        (4097, 4096),
+        (4096, FILE),
+        (4096, 1),
+        (4096, u64::MAX - 4095),
+        (u64::MAX, 0),
+        (u64::MAX, 1),
+        (u64::MAX - 4095, 4096),
+        (1 << 63, 1 << 63),
+        (i64::MAX as u64, 4096),
+        (4096, i64::MAX as u64 & !4095),
+    ];
+    for (size, offset) in ranges {
+        let client = Client::start(vnicd.socket(), FEATURES)?;
+        let refused = is_refused(&client, SET_LOG_BASE, &words(&[size, offset]), &[memfd(FILE)?.as_fd()])?;
+        ensure!(refused, "a log of {size:#x} bytes at {offset:#x} was accepted");
+    }
+    // Files that cannot be one, none, and too many.
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let (null, log) = (File::open("/dev/null")?, memfd(FILE)?);
+    let read_only = File::open("/proc/self/exe")?;
+    let odd = [
+        &[][..],
+        &[null.as_fd()],
+        &[reader.as_fd()],
+        &[writer.as_fd()],
+        &[read_only.as_fd()],
+        &[log.as_fd(), log.as_fd()],
+        &[log.as_fd(); 8],
+    ];
+    for fds in odd {
+        let client = Client::start(vnicd.socket(), FEATURES)?;
+        ensure!(is_refused(&client, SET_LOG_BASE, &words(&[4096, 0]), fds)?, "{fds:?} was accepted");
+    }
+    let after = vnicd.idle_fds(1 + ranges.len() + odd.len())?;
+    ensure!(after == before, "{before} file descriptors before, {after} after");
+    serves(&ns, &vnicd)
+}
+
+/// Logs that end before guest memory does: what has no bit is not marked, or the log is refused.
+#[test]
+fn cve_2019_14835_logs_that_are_too_short() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    for (name, format) in FORMATS {
+        for size in [1, 8, 100] {
+            let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES | format, 64, POSTING)?;
+            // Bytes behind it in the same page are not the log's.
+            let file = memfd(4096)?;
+            if is_refused(&nic.client, SET_LOG_BASE, &words(&[size, 0]), &[file.as_fd()])? {
+                continue;
+            }
+            nic.client.set_features(FEATURES | format | LOG_ALL)?;
+            for queue in [&nic.rx, &nic.tx] {
+                nic.client.set_addresses(queue, true)?;
+            }
+            for n in 0..20u8 {
+                nic.send(&[n; 100], 1)?;
+                nic.exchange(&[n; 100]).with_context(|| format!("{name}, a log of {size} bytes"))?;
+            }
+            let mut bytes = [0; 4096];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
+            let behind = bytes[size as usize..].iter().any(|byte| *byte != 0);
+            ensure!(!behind, "{name}: something is marked behind a log of {size} bytes");
+        }
+    }
+    serves(&ns, &vnicd)
+}
+
+/// A log whose file is cut while it is written.
+#[test]
+fn a_log_that_is_cut_breaks_the_device_at_most() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    for (name, format) in FORMATS {
+        let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES | format, 64, POSTING)?;
+        let log = DirtyLog::new(GUEST_BASE + nic.client.memory.size, 0)?;
+        log.share(&nic.client)?;
+        nic.client.set_features(FEATURES | format | LOG_ALL)?;
+        for queue in [&nic.rx, &nic.tx] {
+            nic.client.set_addresses(queue, true)?;
+        }
+        nic.send(b"before", 1)?;
+        log.cut()?;
+        for n in 0..20u8 {
+            nic.host_sends(&[n; 100])?;
+        }
+        // Marked or not, received or not: the daemon lives.
+        let _ = nic.exchange(b"after");
+        drop(nic);
+        serves(&ns, &vnicd).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Each log is let go for the next one, while packets move.
+#[test]
+fn a_hundred_logs_leave_nothing_behind() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    for (name, format) in FORMATS {
+        let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES | format | LOG_ALL, 64, POSTING)?;
+        let before = vnicd.usage()?.fds;
+        let mut last: Option<DirtyLog> = None;
+        for n in 0..100u8 {
+            let log = DirtyLog::new(GUEST_BASE + nic.client.memory.size, 0)?;
+            log.share(&nic.client)?;
+            if let Some(last) = last.replace(log) {
+                last.take();
+                nic.host_sends(&[n; 100])?;
+                nic.expect_and_post(&[n; 100], |_| false)?;
+                nic.send(&[n; 100], 1)?;
+                ensure!(last.take().is_empty(), "{name}: pages are marked in a log of before");
+            }
+        }
+        ensure!(last.is_some_and(|log| !log.take().is_empty()), "{name}: nothing is marked");
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", vnicd.pid()))?;
+        let logs = maps.lines().filter(|line| line.contains("memfd:dirty-log")).count();
+        ensure!(logs == 1 && vnicd.usage()?.fds <= before + 1, "{name}: {logs} logs are mapped");
+    }
+    serves(&ns, &vnicd)
+}
