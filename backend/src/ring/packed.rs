@@ -317,9 +317,10 @@ impl Virtqueue for PackedRing {
         Ok(!self.is_all_taken() && look(self.desc.view(), self.next_avail).is_some())
     }
 
-    /// With EVENT_IDX there is nothing to write: the place that was asked for stays behind.
+    /// With EVENT_IDX the place that was asked for stays behind, and there is nothing to write, unless none was asked for
+    /// yet: the area starts as one that asks for every kick.
     fn suppress_kicks(&mut self) {
-        if !self.setup.event_idx {
+        if !self.setup.event_idx || self.device_event.load_u16(FLAGS) == EVENT_FLAG_ENABLE {
             self.device_event.store_u16(FLAGS, EVENT_FLAG_DISABLE);
             self.mark_event();
         }
