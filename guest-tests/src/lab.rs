@@ -1,9 +1,10 @@
 //! What most tests stand on: a namespace with vnicd and an address on its uplink, and guests that have an address too.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::assets::Qemu;
 use crate::guest::{Guest, GuestProcess, Nic};
@@ -152,6 +153,28 @@ pub fn eventually(what: &str, mut probe: impl FnMut() -> Result<bool>) -> Result
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Does `work` while `other` runs on a thread of its own, which is told to stop when the work has ended, well or not.
+pub fn beside<T: Send>(
+    other: impl FnOnce(&AtomicBool) -> Result<T> + Send,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<T> {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| other(&stop));
+        let stop_at_the_end = Stop(&stop);
+        let done = work();
+        drop(stop_at_the_end);
+        let other = other.join().map_err(|_| anyhow!("the thread beside panicked"))?;
+        done.and(other)
+    })
 }
 
 /// Fails unless the daemon ended by itself with this exit code.

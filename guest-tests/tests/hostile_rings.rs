@@ -3,7 +3,6 @@
 //! restart mends the ring. Tests bear the number of the fault that they come from.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +10,7 @@ use guest_tests::driver::desc::{INDIRECT, NEXT, WRITE};
 use guest_tests::driver::nic::{FORMATS, INDIRECT_DESC, PACKED};
 use guest_tests::driver::target::{FEATURES, Fate, SIZE, in_each_format, in_each_format_with, while_changing};
 use guest_tests::driver::{Client, Desc, GUEST_BASE, Posting, Queue, ScriptedNic, SharedMemory, is_signalled};
+use guest_tests::lab::beside;
 use guest_tests::{NetNs, Vnicd};
 use vhost::vhost_user::VhostUserFrontend;
 use vm_memory::{Bytes, GuestAddress};
@@ -213,31 +213,26 @@ fn cve_2019_3900_rings_full_of_nothing() -> Result<()> {
 
         let spare = target.nic.client.queue(3, SIZE)?;
         let mut tx = std::mem::replace(&mut target.nic.tx, spare);
-        let done = AtomicBool::new(false);
-        let moved = thread::scope(|scope| {
-            let flood = scope.spawn(|| -> Result<u64> {
-                let mut chains = 0;
-                while !done.load(Ordering::Relaxed) {
-                    while tx.add(&[(SCRAP, 12)], false).is_some() {
-                        chains += 1;
-                    }
-                    tx.kick.write(1)?;
-                    while tx.take_used().is_some() {}
+        let flood = |stop: &AtomicBool| {
+            let mut chains = 0;
+            while !stop.load(Ordering::Relaxed) {
+                while tx.add(&[(SCRAP, 12)], false).is_some() {
+                    chains += 1;
                 }
-                while tx.wait_used(Duration::from_millis(200)).is_ok() {}
-                Ok(chains)
-            });
-            let result = (0..200u8).try_for_each(|n| {
+                tx.kick.write(1)?;
+                while tx.take_used().is_some() {}
+            }
+            while tx.wait_used(Duration::from_millis(200)).is_ok() {}
+            Ok((tx, chains))
+        };
+        let (tx, chains) = beside(flood, || {
+            (0..200u8).try_for_each(|n| {
                 target.nic.host_sends(&[n; 50])?;
                 target.nic.expect_and_post(&[n; 50], |_| false).map(drop)
-            });
-            done.store(true, Ordering::Relaxed);
-            let chains = flood.join().expect("the flood does not panic")?;
-            ensure!(chains > 500, "{chains} chains are no flood");
-            result
-        });
+            })
+        })?;
+        ensure!(chains > 500, "{chains} chains are no flood");
         target.nic.tx = tx;
-        moved?;
         // Afterwards it is as quiet as before.
         let spent = target.vnicd.spends_in(Duration::from_millis(200))?;
         ensure!(spent.cpu <= Duration::from_millis(60), "the daemon spins: {spent:?}");

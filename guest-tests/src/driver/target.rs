@@ -9,7 +9,7 @@ use vhost::VhostBackend;
 
 use super::nic::{EVENT_IDX, FORMATS, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
 use super::{Posting, Queue, ScriptedNic};
-use crate::lab::eventually;
+use crate::lab::{beside, eventually};
 use crate::{NetNs, Vnicd};
 
 /// What an attacking driver acknowledges.
@@ -123,11 +123,9 @@ pub fn in_each_format(attack: impl Fn(&mut Target) -> Result<()>) -> Result<()> 
 
 /// Runs `change` over and over on another thread meanwhile.
 pub fn while_changing(change: impl Fn(u32) + Sync, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| (0..).take_while(|_| !done.load(Ordering::Relaxed)).for_each(&change));
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        result
-    })
+    let change = |stop: &AtomicBool| {
+        (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&change);
+        Ok(())
+    };
+    beside(change, work)
 }
