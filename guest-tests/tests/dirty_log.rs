@@ -204,9 +204,17 @@ fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
     guest.traffic()?;
     ensure!(log.take().is_empty(), "pages are marked before that is asked for");
 
-    // As QEMU starts it: the features, and the used rings. Then all of memory is copied, and again what is marked.
+    // The features and the used rings, as QEMU starts it or the other way around. Then all of memory is copied, and again
+    // what is marked.
+    let log_used = |guest: &Guest, on| guest.queues().try_for_each(|queue| guest.client.set_addresses(queue, on));
+    let features_first = pairs == 1;
+    if !features_first {
+        log_used(&guest, true)?;
+    }
     guest.client.set_features(FEATURES | format | LOG_ALL)?;
-    guest.queues().try_for_each(|queue| guest.client.set_addresses(queue, true))?;
+    if features_first {
+        log_used(&guest, true)?;
+    }
     let mut copy = Copy::of(&memory, size)?;
     let copying = |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
@@ -215,7 +223,8 @@ fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
         }
         Ok(())
     };
-    beside(copying, || (0..200).try_for_each(|_| guest.traffic()))?;
+    // Not a number that ends where the copy began.
+    beside(copying, || (0..190).try_for_each(|_| guest.traffic()))?;
     // The guest stops, its rings with it; the rest is copied.
     let front = &guest.client.front;
     guest.queues().try_for_each(|queue| front.get_vring_base(queue.index).map(drop))?;
@@ -240,13 +249,15 @@ fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
     ensure!(more.is_empty(), "pages are marked that the device does not write: {more:?}");
 
     // The migration is given up: the guest goes on here, and nothing is marked any more.
-    guest.client.set_features(FEATURES | format)?;
     for pair in &guest.pairs {
-        for queue in [&pair.rx, &pair.tx] {
-            guest.client.set_addresses(queue, false)?;
-            guest.client.start_queue(queue)?;
-        }
+        guest.client.start_queue(&pair.rx)?;
+        guest.client.start_queue(&pair.tx)?;
     }
+    if features_first {
+        log_used(&guest, false)?;
+    }
+    guest.client.set_features(FEATURES | format)?;
+    guest.traffic()?;
     log.take();
     guest.traffic()?;
     ensure!(log.take().is_empty(), "pages are marked after the migration was given up");
