@@ -178,7 +178,8 @@ impl Testpmd {
         let way = |direction: &str| {
             let end = format!(" {direction} path on port 0");
             let way = log.iter().rev().find_map(|line| line.split_once("virtio: using ")?.1.strip_suffix(&end));
-            way.map(ToOwned::to_owned).with_context(|| format!("no {direction} path\n{}", self.console.process().tail()))
+            way.map(ToOwned::to_owned)
+                .with_context(|| format!("no {direction} path\n{}", self.console.process().tail()))
         };
         Ok([way("Rx")?, way("Tx")?])
     }

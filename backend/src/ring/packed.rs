@@ -273,7 +273,7 @@ impl Virtqueue for PackedRing {
     fn complete_unwritten(&mut self, n: usize) {
         let n = n.min(self.taken.len());
         if self.setup.in_order {
-            // virtio 1.3, 2.8.3: one descriptor names the last buffer of a batch and stands for all of them.
+            // virtio 1.3, 2.8.8: one descriptor names the last buffer of a batch and stands for all of them.
             if let Some(last) = n.checked_sub(1).map(|last| self.taken.chains()[last]) {
                 let slots = self.taken.chains()[..n].iter().map(|chain| chain.slots).sum();
                 self.write_used(last.id, 0, slots);

@@ -118,7 +118,8 @@ impl Driver {
 
     /// A used descriptor at `at`, if it is one: buffer id, length, flags.
     pub(super) fn used(&self, at: Cursor) -> Option<(u16, u32, u16)> {
-        let rest = self.table.entries::<16>(DESC, self.size.into(), 16).unwrap().view().load_second_acquire(at.index.into());
+        let rest =
+            self.table.entries::<16>(DESC, self.size.into(), 16).unwrap().view().load_second_acquire(at.index.into());
         let flags = (rest >> 48) as u16;
         (flags & (F_AVAIL | F_USED) == at.used_flags()).then_some(((rest >> 32) as u16, rest as u32, flags))
     }
