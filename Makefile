@@ -4,7 +4,7 @@ PAIRS ?= 5
 VIRTIO_USER_PAIRS ?= 9
 RING_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean miri
 
 all:
 	cargo build --release -p vnicd
@@ -38,6 +38,10 @@ bench-ring:
 # The daemon's test uplinks under a load generator: latency by rate, in target/bench-loadgen. Takes 1 minute.
 bench-loadgen:
 	@scripts/bench loadgen
+
+# The tests of guest memory and rings under Miri, which looks at every access. Takes some minutes.
+miri:
+	@scripts/miri
 
 # What is checked before a change is taken: format, lints, documentation, tests.
 check:

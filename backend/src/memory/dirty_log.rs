@@ -9,8 +9,6 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use vm_memory::{FileOffset, MmapRegion};
-
 use super::MemoryError;
 use super::mapping::Mapping;
 use super::table::check_file_size;
@@ -35,9 +33,9 @@ impl DirtyLog {
         let (Some(end), true) = (offset.checked_add(len), len > 0) else { return Err(bad) };
         check_file_size(&file, offset, end)?;
         let Ok(size) = usize::try_from(len) else { return Err(bad) };
-        let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)
-            .map_err(|source| MemoryError::MapLog { offset, len, source })?;
-        Ok(Self { mapping: Mapping::new(mapping), len })
+        let mapping =
+            Mapping::of_file(file, offset, size).map_err(|source| MemoryError::MapLog { offset, len, source })?;
+        Ok(Self { mapping, len })
     }
 
     /// Whether the log has a bit for every page up to guest address `end`.
@@ -76,6 +74,7 @@ mod tests {
     use crate::memory::memfd;
 
     #[test]
+    #[cfg_attr(miri, ignore = "the log is read from its file, which Miri does not map")]
     fn the_pages_of_a_range_are_marked_and_no_others() {
         let file = memfd(8192).unwrap();
         let log = DirtyLog::new(file.try_clone().unwrap(), 4096, 16).unwrap();

@@ -9,14 +9,19 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use vm_memory::MmapRegion;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, MmapRegion};
 
 /// Mappings that can be watched at a time: 32 devices with all their memory slots in use. Further ones work as well,
 /// but a file of theirs that is cut short ends the daemon.
-const MAX_WATCHED: usize = 16_384;
+const MAX_WATCHED: usize = if cfg!(miri) { 16 } else { 16_384 };
+
+/// What a mapping stands on; the memory that Miri gives instead does not of itself.
+const MIRI_ALIGN: usize = 4096;
 
 /// A mapping under watch; `len` is 0 in a free slot.
 struct Watched {
@@ -40,7 +45,18 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    pub(super) fn new(region: MmapRegion<()>) -> Self {
+    /// Maps the `len` bytes at `offset` of `file`.
+    pub(super) fn of_file(file: File, offset: u64, len: usize) -> Result<Self, MmapRegionError> {
+        let region = if cfg!(miri) {
+            // Miri maps no files. Memory of its own does for what it checks: the accesses made here.
+            MmapRegion::new(len + MIRI_ALIGN)
+        } else {
+            MmapRegion::from_file(FileOffset::new(file, offset), len)
+        };
+        region.map(Self::new)
+    }
+
+    fn new(region: MmapRegion<()>) -> Self {
         static HANDLER: Once = Once::new();
         HANDLER.call_once(install_handler);
         let slot = WATCHED.iter().position(|watched| {
@@ -56,7 +72,8 @@ impl Mapping {
     }
 
     pub(super) fn as_ptr(&self) -> *mut u8 {
-        self.region.as_ptr()
+        let ptr = self.region.as_ptr();
+        if cfg!(miri) { ptr.map_addr(|address| address.next_multiple_of(MIRI_ALIGN)) } else { ptr }
     }
 
     /// Whether its file was found cut short.
@@ -81,6 +98,9 @@ pub(super) fn any_poisoned() -> bool {
 }
 
 fn install_handler() {
+    if cfg!(miri) {
+        return;
+    }
     // SAFETY: all-zero is a valid sigaction: default action, empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_sigbus as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) as usize;
@@ -136,16 +156,15 @@ fn replace(start: usize, len: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::FileOffset;
-
     use super::*;
     use crate::memory::memfd;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no signals and maps no files")]
     fn memory_that_is_cut_short_reads_as_zeroes_and_is_marked() {
         let file = memfd(0x4000).unwrap();
-        let map = || MmapRegion::from_file(FileOffset::new(file.try_clone().unwrap(), 0), 0x4000).unwrap();
-        let (cut, other) = (Mapping::new(map()), Mapping::new(MmapRegion::new(0x1000).unwrap()));
+        let map = || Mapping::of_file(file.try_clone().unwrap(), 0, 0x4000).unwrap();
+        let (cut, other) = (map(), Mapping::new(MmapRegion::new(0x1000).unwrap()));
         let last_page = cut.as_ptr().wrapping_add(0x3000);
         // SAFETY: the mapping is 0x4000 bytes long.
         unsafe { last_page.write_volatile(7) };
@@ -157,6 +176,6 @@ mod tests {
         let slot = cut.slot.unwrap();
         drop(cut);
         assert_eq!(WATCHED[slot].start.load(Ordering::Relaxed), 0);
-        assert!(!Mapping::new(map()).is_poisoned(), "a slot that is used again starts clean");
+        assert!(!map().is_poisoned(), "a slot that is used again starts clean");
     }
 }

@@ -85,13 +85,13 @@ impl Guest {
     }
 
     pub(super) fn fill(&self, (address, len): Part, byte: u8) {
-        for at in 0..u64::from(len) {
-            self.write(address + at, [byte]);
-        }
+        let window = self.window(address, len as usize);
+        (0..len as usize).for_each(|at| window.write(at, [byte]));
     }
 
     pub(super) fn bytes(&self, (address, len): Part) -> Vec<u8> {
-        (0..u64::from(len)).map(|at| self.read::<1>(address + at)[0]).collect()
+        let window = self.window(address, len as usize);
+        (0..len as usize).map(|at| window.read::<1>(at)[0]).collect()
     }
 
     /// Every slice lies in this memory.
