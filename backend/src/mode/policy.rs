@@ -1,0 +1,221 @@
+//! The settings of a governor: units, ranges, defaults, and what is wrong with those that make no sense.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The mode of a queue pair.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Sleeps when there is nothing to move, with kicks armed.
+    Interrupt,
+    /// Kicks stay off across empty rounds.
+    Polling,
+}
+
+impl Mode {
+    /// The other one.
+    #[must_use]
+    pub const fn toggled(self) -> Self {
+        match self {
+            Self::Interrupt => Self::Polling,
+            Self::Polling => Self::Interrupt,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "interrupt",
+            Self::Polling => "polling",
+        })
+    }
+}
+
+/// Who chooses the mode.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Setting {
+    /// The governor, by what it sees.
+    #[default]
+    Auto,
+    /// It is interrupt mode.
+    Interrupt,
+    /// It is polling mode.
+    Polling,
+}
+
+impl From<Mode> for Setting {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Interrupt => Self::Interrupt,
+            Mode::Polling => Self::Polling,
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Interrupt => Mode::Interrupt.fmt(f),
+            Self::Polling => Mode::Polling.fmt(f),
+        }
+    }
+}
+
+/// The settings of a queue pair's governor. All but `mode` and `poll_interval_us` concern `auto` alone.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Policy {
+    /// Who chooses the mode: `auto` (which starts in interrupt mode), or always `interrupt` or `polling`.
+    pub mode: Setting,
+    /// Polling begins at this rate: segments a second, both directions together. From 1.
+    pub enter_pps: u32,
+    /// Polling ends below this rate. Below `enter_pps`.
+    pub leave_pps: u32,
+    /// The time over which the rate is measured, in milliseconds. 1 to 10000.
+    pub rate_window_ms: u32,
+    /// The least that the polling window shrinks to, in microseconds. At most `max_idle_spin_us`.
+    pub min_idle_spin_us: u32,
+    /// The most that the polling window grows to: the longest spin over empty rounds, in microseconds. 1 to 1000000.
+    pub max_idle_spin_us: u32,
+    /// The largest share of any tenth of a second that empty rounds may take, in percent. 1 to 100; 100 is no bound.
+    pub max_poll_cpu_percent: u32,
+    /// How long a worker that was preempted while it polled does not poll, in milliseconds, the first time. 1 to 60000.
+    pub preempted_backoff_ms: u32,
+    /// How long polling mode sleeps between looks, in microseconds, at most 1000000. 0: not at all. A ring without a
+    /// kick fd is looked at this often when nothing else goes on, and every 1000 µs if this is 0.
+    pub poll_interval_us: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mode: Setting::Auto,
+            enter_pps: 50_000,
+            leave_pps: 25_000,
+            rate_window_ms: 50,
+            min_idle_spin_us: 0,
+            max_idle_spin_us: 500,
+            max_poll_cpu_percent: 100,
+            preempted_backoff_ms: 100,
+            poll_interval_us: 0,
+        }
+    }
+}
+
+/// A setting that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A number is too small or too large.
+    #[error("{name} = {value} is not between {min} and {max}: {mend}")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+        /// The least that it may be.
+        min: u32,
+        /// The most that it may be.
+        max: u32,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// Polling would end at a rate at which it begins.
+    #[error("leave-pps = {leave_pps} is not below enter-pps = {enter_pps}: half of enter-pps is a good value")]
+    Thresholds {
+        /// Where polling begins.
+        enter_pps: u32,
+        /// Where it ends.
+        leave_pps: u32,
+    },
+    /// The polling window could not be as small as it may be large.
+    #[error(
+        "min-idle-spin-us = {min_idle_spin_us} is above max-idle-spin-us = {max_idle_spin_us}: lower the one or raise \
+         the other"
+    )]
+    Window {
+        /// Its least size.
+        min_idle_spin_us: u32,
+        /// Its largest size.
+        max_idle_spin_us: u32,
+    },
+}
+
+const SECOND_US: u32 = 1_000_000;
+
+impl Policy {
+    /// The policy if it makes sense.
+    ///
+    /// # Errors
+    /// When a value is out of its range or two values contradict each other; the text names them as they are written in
+    /// a configuration file.
+    pub fn check(self) -> Result<Self, PolicyError> {
+        let range = |name, value, min, max, mend| {
+            if (min..=max).contains(&value) { Ok(()) } else { Err(PolicyError::Range { name, value, min, max, mend }) }
+        };
+        range("enter-pps", self.enter_pps, 1, u32::MAX, "to poll at any rate, set mode = \"polling\"")?;
+        if self.leave_pps >= self.enter_pps {
+            return Err(PolicyError::Thresholds { enter_pps: self.enter_pps, leave_pps: self.leave_pps });
+        }
+        range("rate-window-ms", self.rate_window_ms, 1, 10_000, "a rate needs a time to be measured over, such as 50")?;
+        let mend = "to spin never, set mode = \"interrupt\"; to spin for ever, mode = \"polling\"";
+        range("max-idle-spin-us", self.max_idle_spin_us, 1, SECOND_US, mend)?;
+        if self.min_idle_spin_us > self.max_idle_spin_us {
+            return Err(PolicyError::Window {
+                min_idle_spin_us: self.min_idle_spin_us,
+                max_idle_spin_us: self.max_idle_spin_us,
+            });
+        }
+        let mend = "100 is no bound; to poll never, set mode = \"interrupt\"";
+        range("max-poll-cpu-percent", self.max_poll_cpu_percent, 1, 100, mend)?;
+        range("preempted-backoff-ms", self.preempted_backoff_ms, 1, 60_000, "100 is a good value")?;
+        let mend = "0 polls without a pause, 50 looks every 50 µs";
+        range("poll-interval-us", self.poll_interval_us, 0, SECOND_US, mend)?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Policy, String> {
+        let policy: Policy = toml::from_str(text).map_err(|e| e.message().to_owned())?;
+        policy.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_file_names_what_differs_from_the_defaults() {
+        assert_eq!(read(""), Ok(Policy::default()));
+        let policy = read("mode = 'polling'\npoll-interval-us = 50\nleave-pps = 0\n").unwrap();
+        assert_eq!((policy.mode, policy.poll_interval_us, policy.leave_pps), (Setting::Polling, 50, 0));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_mend() {
+        for (text, says) in [
+            ("enter-pps = 0", "enter-pps = 0 is not between 1 and 4294967295: to poll at any rate, set mode"),
+            ("leave-pps = 50000", "leave-pps = 50000 is not below enter-pps = 50000: half of"),
+            ("enter-pps = 10\nleave-pps = 20", "leave-pps = 20 is not below enter-pps = 10"),
+            ("rate-window-ms = 0", "rate-window-ms = 0 is not between 1 and 10000: a rate needs a time"),
+            ("rate-window-ms = -5", "`-5`"),
+            ("rate-window-ms = 10001", "rate-window-ms = 10001 is not between"),
+            ("max-idle-spin-us = 0", "max-idle-spin-us = 0 is not between 1 and 1000000: to spin never, set mode"),
+            ("min-idle-spin-us = 501", "min-idle-spin-us = 501 is above max-idle-spin-us = 500: lower"),
+            ("max-poll-cpu-percent = 0", "max-poll-cpu-percent = 0 is not between 1 and 100: 100 is no bound"),
+            ("max-poll-cpu-percent = 101", "max-poll-cpu-percent = 101 is not between"),
+            ("preempted-backoff-ms = 0", "preempted-backoff-ms = 0 is not between 1 and 60000: 100"),
+            ("poll-interval-us = 1000001", "poll-interval-us = 1000001 is not between 0 and 1000000: 0 polls"),
+            ("enter_pps = 1", "unknown field `enter_pps`"),
+            ("mode = 'adaptive'", "unknown variant `adaptive`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(says), "{says:?} is not in: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}
