@@ -147,13 +147,17 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds all buffers of an indirect table of the packed format: the table's length says how many (virtio 1.3, 2.8.7).
+    ///
+    /// DPDK's driver marks the buffers of such tables as device-writable even where the device is to read them. Reading
+    /// does no harm, so the mark is not looked at there.
     pub(super) fn packed_table(&mut self, table: &Entries<DESC_SIZE>, entries: u16) -> Result<(), RingError> {
+        let ignored = if self.setup.access == Access::Read { F_WRITE } else { 0 };
         for index in 0..entries {
             let desc = Desc::packed(table.view().read_words(index.into()));
             if desc.flags & F_INDIRECT != 0 {
                 return Err(self.no_indirect_here());
             }
-            self.add(desc)?;
+            self.add(Desc { flags: desc.flags & !ignored, ..desc })?;
         }
         Ok(())
     }

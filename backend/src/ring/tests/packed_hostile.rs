@@ -102,10 +102,17 @@ fn descriptors_for_the_other_direction() {
     let (reads, writes) = (desc(BUFFERS, 16, 0, 0), desc(BUFFERS, 16, WRITE, 0));
     assert!(wrong(take(&[writes])));
     assert!(wrong(take(&[Desc { flags: NEXT, ..reads }, writes])));
-    assert!(wrong(take_table(&[reads, writes])));
     let driver = Driver::new(8, LAST);
     let setup = driver.setup(Access::Write, false);
     assert!(wrong(take_with(driver, &[reads], setup)));
+
+    // In a table, DPDK's driver marks what the device reads as writable.
+    assert_eq!(take_table(&[reads, writes]).unwrap(), 1);
+    let driver = Driver::new(8, LAST);
+    driver.desc_at(BUFFERS, 0, writes);
+    driver.desc_at(BUFFERS, 1, reads);
+    let setup = driver.setup(Access::Write, false);
+    assert!(wrong(take_with(driver, &[desc(BUFFERS, 32, INDIRECT, 0)], setup)));
 }
 
 #[test]
