@@ -41,7 +41,7 @@ impl Worker {
                 self.wait();
             }
             self.change_interrupt_of_all(false);
-            loop {
+            while !self.stopped {
                 match self.round() {
                     Decision::Drain => {}
                     Decision::Poll => pause(),
