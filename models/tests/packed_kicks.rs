@@ -16,7 +16,7 @@ use loom::sync::atomic::AtomicU16;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::fence;
 use loom::thread;
-use models::packed::{DESC, EventArea, Place, SIZE};
+use models::packed::{ENABLE, EventArea, Place, SIZE};
 use models::{EventFd, Plain, holds, loses_a_wakeup};
 
 const CHAINS: usize = 3;
@@ -44,7 +44,7 @@ impl Ring {
         Self {
             protocol,
             descriptors: Default::default(),
-            device_event: EventArea::new(if protocol.event_idx { DESC } else { 0 }),
+            device_event: EventArea::new(ENABLE),
             kick: EventFd::new(),
             kicks: Count::new(0),
         }
@@ -74,8 +74,9 @@ impl Ring {
         self.descriptors[place.index()].1.load(Acquire) == place.avail_flags()
     }
 
+    /// With EVENT_IDX it is written only until a place is asked for.
     fn suppress_kicks(&self) {
-        if !self.protocol.event_idx {
+        if !self.protocol.event_idx || self.device_event.read_in(Relaxed).0 == ENABLE {
             self.device_event.suppress();
         }
     }
@@ -113,6 +114,8 @@ impl Ring {
 fn model(protocol: Protocol) -> impl Fn() + Send + Sync + 'static {
     move || {
         let ring = Rc::new(Ring::new(protocol));
+        // As when it is set up, before its driver is told.
+        ring.suppress_kicks();
         let device = thread::spawn({
             let ring = ring.clone();
             move || ring.device()
