@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
@@ -65,10 +66,7 @@ fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Erro
     caption.draw_text(&panel.title, &("sans-serif", 17).into_font().color(&BLACK), (10, 0))?;
     let drawn = |curve: &Curve| curve.points.iter().copied().filter(|(x, y)| *x > 0.0 && *y > 0.0).collect::<Vec<_>>();
     let all: Vec<(f64, f64)> = panel.curves.iter().flat_map(drawn).collect();
-    let range = |values: Vec<f64>| {
-        let (min, max) = values.iter().fold((f64::MAX, f64::MIN_POSITIVE), |(a, z), v| (a.min(*v), z.max(*v)));
-        (min.min(max) / 1.5..max * 1.5).log_scale()
-    };
+    let range = |values: Vec<f64>| range(&values).log_scale();
     let (xs, ys) = all.into_iter().unzip();
     let mut chart = ChartBuilder::on(&chart)
         .x_label_area_size(44)
@@ -93,6 +91,14 @@ fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Erro
     Ok(())
 }
 
+/// What an axis shows of these values: some more, and whole decades if it were less than one, so that what is flat looks
+/// flat and the axis has labels.
+fn range(values: &[f64]) -> Range<f64> {
+    let (min, max) = values.iter().fold((f64::MAX, f64::MIN_POSITIVE), |(a, z), v| (a.min(*v), z.max(*v)));
+    let (from, to) = (min.min(max) / 1.5, max * 1.5);
+    if to / from >= 10.0 { from..to } else { 10f64.powf(from.log10().floor())..10f64.powf(to.log10().ceil()) }
+}
+
 fn color(curve: &Curve) -> RGBColor {
     if curve.subject == 0 { OURS } else { THEIRS }
 }
@@ -105,6 +111,15 @@ fn dot<C>(at: C, curve: &Curve) -> Circle<C, i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_axis_shows_a_decade_at_least() {
+        assert_eq!(range(&[30.0, 600.0]), 20.0..900.0);
+        assert_eq!(range(&[50.0, 60.0]), 10.0..100.0);
+        assert_eq!(range(&[10.0]), 1.0..100.0);
+        let nothing = range(&[]);
+        assert!(nothing.start > 0.0 && nothing.start < nothing.end);
+    }
 
     #[test]
     fn panels_and_legend_are_drawn_whatever_the_points() {

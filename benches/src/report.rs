@@ -74,6 +74,19 @@ impl Report {
         if subject == 0 { comparison.ours.push(value) } else { comparison.theirs.push(value) }
     }
 
+    /// Adds what neighbouring runs told of a quantity, ours first. What the first subject told alone is a figure; what
+    /// the second told alone is left out, so that neighbours stay neighbours.
+    pub fn add_pair(&mut self, name: &str, unit: &str, better: Better, values: [Option<f64>; 2]) {
+        match values {
+            [Some(ours), Some(theirs)] => {
+                self.add(0, name, unit, better, ours);
+                self.add(1, name, unit, better, theirs);
+            }
+            [Some(ours), None] => self.add_figure(name, unit, ours),
+            [None, _] => {}
+        }
+    }
+
     /// Adds a value of the first subject alone.
     pub fn add_figure(&mut self, name: &str, unit: &str, value: f64) {
         match self.figures.iter_mut().find(|known| known.name == name) {
@@ -118,9 +131,7 @@ impl Report {
                 Better::Higher => "",
                 Better::Lower => ", lower is better",
             };
-            let values = [ours, theirs].map(|sample| if sample.is_empty() { "n/a".into() } else { values(sample) });
-            let [ours, theirs] = values;
-            rows.push([format!("{name}, {unit}{better}"), ours, theirs, ratio]);
+            rows.push([format!("{name}, {unit}{better}"), values(ours), values(theirs), ratio]);
         }
         for Figure { name, unit, values: sample } in &self.figures {
             rows.push([format!("{name}, {unit}"), values(sample), String::new(), String::new()]);
@@ -229,14 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn what_one_subject_does_not_tell_is_not_available() {
-        let mut report = report();
-        report.add(1, "work", "cycles", Better::Lower, 60.0);
-        let markdown = report.markdown();
+    fn markdown_has_the_rows_of_the_table() {
+        let markdown = report().markdown();
         let lines: Vec<&str> = markdown.lines().skip(2).collect();
         assert_eq!(lines[..2], ["|  | new | old | new / old |", "|--|--:|--:|--:|"]);
         assert_eq!(lines[2], "| speed, m/s | 200 (90 to 330) | 100 (90 to 110) | 2.00 (1.00 to 3.00) |");
-        assert_eq!(lines[3], "| work, cycles, lower is better | n/a | 60 (60 to 60) |  |");
+        assert_eq!(lines[3], "| memory, MiB | 2.50 (2.50 to 2.50) |  |  |");
+    }
+
+    #[test]
+    fn what_one_subject_alone_tells_is_no_comparison() {
+        let mut report = report();
+        for (ours, theirs) in [(Some(10.0), Some(5.0)), (Some(70.0), None), (None, Some(9.0)), (Some(30.0), Some(10.0))]
+        {
+            report.add_pair("work", "cycles", Better::Lower, [ours, theirs]);
+        }
+        let work = &report.comparisons[1];
+        assert_eq!((&work.ours[..], &work.theirs[..]), (&[10.0, 30.0][..], &[5.0, 10.0][..]));
+        assert_eq!((&*report.figures[1].name, &report.figures[1].values[..]), ("work", &[70.0][..]));
     }
 
     #[test]

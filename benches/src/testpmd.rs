@@ -85,6 +85,8 @@ impl Testpmd<'_> {
         let mut command = Console::begin(self.ns.command("stdbuf"));
         command.args(["--lcores", &format!("0@{other},1@{}", self.cpu), "--main-lcore=0", "--no-pci"]);
         command.args(["--no-telemetry", "--file-prefix", self.name, "-m", &MEMORY_MIB.to_string()]);
+        // A large ring needs more than a huge page in one piece; by physical addresses there may be none.
+        command.arg("--iova-mode=va");
         match self.memory {
             Memory::Huge => command.args(["--in-memory", "--single-file-segments"]),
             Memory::Small => command.args(["--no-huge", "--no-shconf"]),

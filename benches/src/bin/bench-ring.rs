@@ -79,8 +79,13 @@ fn main() -> ExitCode {
 /// A bench on its way.
 struct Bench {
     lab: Lab,
+    /// Rates, and cycles a packet.
     report: Report,
+    /// How many quantities of it are drawn run by run.
+    drawn: usize,
+    /// What a packet costs by the size of things, as quantities and as points of curves.
     cost: Report,
+    points: Vec<Point>,
     start: Instant,
 }
 
@@ -91,25 +96,20 @@ fn bench(options: &Options) -> Result<()> {
     };
     ensure!(std::thread::available_parallelism()?.get() > 1, "two CPUs are needed, one for each side");
     let (pairs, seconds) = if options.quick { (1, 1) } else { (options.pairs, options.seconds) };
-    let selection = Selection {
-        paths: options.path.clone(),
-        rings: options.ring.clone(),
-        frame_lens: options.size.clone(),
-        queues: options.queues.clone(),
-    };
-    let all = !options.quick && !selection.is_made();
     let mut bench = Bench::new(seconds)?;
     bench.condition("runs", format!("{pairs} in turn on each, fewer of others; {seconds} s a measurement"));
-    bench.condition("bytes", payload::check(&bench.lab)?);
-    let main = bench.compare(&selection.cases(), pairs)?;
-    if all {
-        bench.compare(&Selection::others(), pairs.div_ceil(3))?;
+    let measured = bench.measure(options, pairs);
+    if let Err(error) = &measured {
+        // What was found in half an hour is worth something.
+        bench.condition("cut short", in_a_line(error));
     }
-    let points = if all || options.curves { bench.costs(pairs.div_ceil(3), options.quick)? } else { Vec::new() };
-    if options.instructions {
-        bench.instructions()?;
-    }
-    bench.save(&output, main, &points)
+    bench.save(&output)?;
+    measured
+}
+
+/// An error without what programs printed.
+fn in_a_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().into()
 }
 
 impl Bench {
@@ -124,13 +124,39 @@ impl Bench {
         report.conditions.push(("testpmd's memory".into(), lab.memory.describe()));
         report.conditions.push((
             CYCLES.into(),
-            "vnicd: in full bursts; net_vhost: in rounds that found packets, n/a where it counts waiting too".into(),
+            "vnicd: in full bursts; net_vhost: in rounds that found packets, left out where it counts waiting, too"
+                .into(),
         ));
         let lacks = lab.daemon.lacks().join("; ");
         if !lacks.is_empty() {
             report.conditions.push(("this vnicd has no".into(), lacks));
         }
-        Ok(Self { lab, report, cost, start: Instant::now() })
+        Ok(Self { lab, report, drawn: 0, cost, points: Vec::new(), start: Instant::now() })
+    }
+
+    fn measure(&mut self, options: &Options, pairs: u32) -> Result<()> {
+        let selection = Selection {
+            paths: options.path.clone(),
+            rings: options.ring.clone(),
+            frame_lens: options.size.clone(),
+            queues: options.queues.clone(),
+        };
+        let all = !options.quick && !selection.is_made();
+        let checked = payload::check(&self.lab)?;
+        self.condition("bytes", checked);
+        let main = selection.cases();
+        self.compare(&main, pairs)?;
+        self.drawn = self.report.comparisons.len();
+        if all {
+            self.compare(&Selection::others(), pairs.div_ceil(3))?;
+        }
+        if all || options.curves {
+            self.costs(pairs.div_ceil(3), options.quick)?;
+        }
+        if options.instructions {
+            self.instructions()?;
+        }
+        Ok(())
     }
 
     fn condition(&mut self, name: &str, value: String) {
@@ -142,8 +168,8 @@ impl Bench {
         println!("[{:>4.0} s] {what}", self.start.elapsed().as_secs_f64());
     }
 
-    /// Measures cases on both peers in turn. How many quantities the report has then.
-    fn compare(&mut self, cases: &[Case], pairs: u32) -> Result<usize> {
+    /// Measures cases on both peers in turn.
+    fn compare(&mut self, cases: &[Case], pairs: u32) -> Result<()> {
         for case in cases {
             for pair in 1..=pairs {
                 let ours = self.sample(case, Peer::Vnicd)?;
@@ -153,58 +179,65 @@ impl Bench {
                     break;
                 }
                 let theirs = self.sample(case, Peer::Testpmd)?;
-                self.note(&case.to_string(), ours, theirs);
-                if unread.is_some() {
-                    self.note(&format!("{case}, bytes unread"), unread, theirs);
-                }
+                self.note(&case.to_string(), [ours, theirs]);
+                self.note(&format!("{case}, bytes unread"), [unread, theirs]);
                 let mpps = |sample: Option<Sample>| sample.map_or("-".into(), |s| format!("{:.2}", s.mpps));
                 let [ours, unread, theirs] = [ours, unread, theirs].map(mpps);
                 self.say(&format!("{case}, {pair} of {pairs}: {ours} (unread {unread}) : {theirs} Mpps"));
             }
         }
-        Ok(self.report.comparisons.len())
+        Ok(())
     }
 
     fn sample(&mut self, case: &Case, peer: Peer) -> Result<Option<Sample>> {
-        self.lab.measure(case, peer)
+        self.twice(|lab| lab.measure(case, peer))
     }
 
-    fn note(&mut self, name: &str, ours: Option<Sample>, theirs: Option<Sample>) {
-        for (subject, sample) in [ours, theirs].into_iter().enumerate() {
-            let Some(Sample { mpps, efficiency }) = sample else { continue };
-            self.report.add(subject, name, "Mpps", Better::Higher, mpps);
-            if let Some(Efficiency { cycles, share }) = efficiency {
-                self.report.add(subject, &format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
-                if subject == 0 {
-                    self.report.add_figure(&format!("{name}: in full bursts"), "% of packets", 100.0 * share);
-                }
-            }
+    /// Once more what failed, which a busy machine makes happen in an hour.
+    fn twice<T>(&mut self, measure: impl Fn(&mut Lab) -> Result<T>) -> Result<T> {
+        measure(&mut self.lab).or_else(|error| {
+            self.condition("failed and measured again", in_a_line(&error));
+            measure(&mut self.lab)
+        })
+    }
+
+    fn note(&mut self, name: &str, samples: [Option<Sample>; 2]) {
+        self.report.add_pair(name, "Mpps", Better::Higher, samples.map(|sample| Some(sample?.mpps)));
+        let efficiency = samples.map(|sample| sample?.efficiency);
+        let cycles = efficiency.map(|efficiency| Some(efficiency?.cycles));
+        self.report.add_pair(&format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
+        if let [Some(Efficiency { share, .. }), _] = efficiency {
+            self.report.add_figure(&format!("{name}: in full bursts"), "% of packets", 100.0 * share);
         }
     }
 
     /// Turns each knob on both peers in turn.
-    fn costs(&mut self, pairs: u32, quick: bool) -> Result<Vec<Point>> {
-        let mut points = Vec::new();
+    fn costs(&mut self, pairs: u32, quick: bool) -> Result<()> {
         for knob in Knob::ALL {
             let ends = |(at, _): &(usize, &u16)| !quick || *at == 0 || *at == knob.values().len() - 1;
             for (_, value) in knob.values().iter().enumerate().filter(ends) {
                 for _ in 0..pairs {
-                    for (subject, (peer, peer_name)) in PEERS.into_iter().enumerate() {
-                        let Some(cost) = knob.measure(&mut self.lab, *value, peer)? else { continue };
-                        let name = format!("{value} {knob}");
-                        self.cost.add(subject, &name, "ns a packet", Better::Lower, cost.ns);
-                        let mut text = format!("{name}, {peer_name}: {:.1} ns", cost.ns);
-                        if let Some(cycles) = cost.cycles {
-                            text += &format!(", {cycles:.1} cycles");
-                            self.cost.add(subject, &format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
-                        }
-                        self.say(&text);
-                        points.push(Point { knob, value: *value, subject, cost });
-                    }
+                    self.cost(knob, *value)?;
                 }
             }
         }
-        Ok(points)
+        Ok(())
+    }
+
+    fn cost(&mut self, knob: Knob, value: u16) -> Result<()> {
+        let name = format!("{value} {knob}");
+        let mut costs = [None; 2];
+        for (subject, (peer, peer_name)) in PEERS.into_iter().enumerate() {
+            let Some(cost) = self.twice(|lab| knob.measure(lab, value, peer))? else { continue };
+            let cycles = cost.cycles.map_or(String::new(), |cycles| format!(", {cycles:.1} cycles"));
+            self.say(&format!("{name}, {peer_name}: {:.1} ns{cycles}", cost.ns));
+            self.points.push(Point { knob, value, subject, cost });
+            costs[subject] = Some(cost);
+        }
+        self.cost.add_pair(&name, "ns a packet", Better::Lower, costs.map(|cost| Some(cost?.ns)));
+        let cycles = costs.map(|cost| cost?.cycles);
+        self.cost.add_pair(&format!("{name}: {CYCLES}"), "cycles", Better::Lower, cycles);
+        Ok(())
     }
 
     fn instructions(&mut self) -> Result<()> {
@@ -222,8 +255,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Writes everything; the first `main` quantities are those that are drawn run by run.
-    fn save(mut self, output: &FilePath, main: usize, points: &[Point]) -> Result<()> {
+    /// Writes what there is.
+    fn save(mut self, output: &FilePath) -> Result<()> {
         let not_offered: Vec<_> = std::mem::take(&mut self.lab.not_offered).into_iter().collect();
         if !not_offered.is_empty() {
             self.condition("not offered by this vnicd", not_offered.join(", "));
@@ -231,14 +264,16 @@ impl Bench {
         self.report.conditions.push(("load average at the end".into(), machine::load()?));
         self.report.save_text(output, NAME)?;
         let mut drawn = self.report.clone();
-        drawn.comparisons.truncate(main);
+        drawn.comparisons.truncate(self.drawn);
         drawn.comparisons.retain(|comparison| comparison.unit == "Mpps");
-        plot::runs(&drawn, &output.join(format!("{NAME}.svg")))?;
+        if !drawn.comparisons.is_empty() {
+            plot::runs(&drawn, &output.join(format!("{NAME}.svg")))?;
+        }
         let mut markdown = self.report.markdown();
         println!("\n{}", self.report.table());
-        if !points.is_empty() {
+        if !self.points.is_empty() {
             self.cost.save_text(output, COST)?;
-            curves::draw(&self.cost.title, &flatness::panels(points), &output.join(format!("{COST}.svg")))?;
+            curves::draw(&self.cost.title, &flatness::panels(&self.points), &output.join(format!("{COST}.svg")))?;
             markdown += &format!("\n{}", self.cost.markdown());
             println!("{}", self.cost.table());
         }
