@@ -6,6 +6,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::Offloads;
+use super::packet::{Transport, Version};
 
 /// Bytes of the header with `num_buffers`, as every uplink takes it and modern guests have it.
 pub const HEADER_LEN: usize = 12;
@@ -21,6 +22,29 @@ const GSO_ECN: u8 = VIRTIO_NET_HDR_GSO_ECN as u8;
 /// A virtio-net header in private memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetHeader(pub [u8; HEADER_LEN]);
+
+/// How a frame is to be cut into segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segmentation {
+    /// As TCP over IPv4.
+    TcpV4,
+    /// As TCP over IPv6.
+    TcpV6,
+    /// As datagrams of UDP, over either.
+    Udp,
+}
+
+impl Segmentation {
+    /// That of a packet.
+    #[must_use]
+    pub fn of(version: Version, protocol: Transport) -> Self {
+        match (protocol, version) {
+            (Transport::Tcp, Version::V4) => Self::TcpV4,
+            (Transport::Tcp, Version::V6) => Self::TcpV6,
+            (Transport::Udp, _) => Self::Udp,
+        }
+    }
+}
 
 /// Why a frame cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +95,36 @@ impl NetHeader {
         header
     }
 
+    /// The header of a frame whose checksum is left to its receiver.
+    #[must_use]
+    pub fn unfinished(csum_start: usize, csum_offset: usize) -> Self {
+        let mut header = Self::default();
+        header.0[0] = F_NEEDS_CSUM;
+        header.set_field(6, csum_start);
+        header.set_field(8, csum_offset);
+        header
+    }
+
+    /// The header of a frame to be cut into segments with `gso_size` bytes of payload each.
+    #[must_use]
+    pub fn segmented(
+        kind: Segmentation,
+        gso_size: usize,
+        hdr_len: usize,
+        csum_start: usize,
+        csum_offset: usize,
+    ) -> Self {
+        let mut header = Self::unfinished(csum_start, csum_offset);
+        header.0[1] = match kind {
+            Segmentation::TcpV4 => GSO_TCPV4,
+            Segmentation::TcpV6 => GSO_TCPV6,
+            Segmentation::Udp => GSO_UDP_L4,
+        };
+        header.set_field(2, hdr_len);
+        header.set_field(4, gso_size);
+        header
+    }
+
     fn flags(&self) -> u8 {
         self.0[0]
     }
@@ -83,7 +137,11 @@ impl NetHeader {
         usize::from(u16::from_le_bytes([self.0[at], self.0[at + 1]]))
     }
 
-    fn gso_size(&self) -> usize {
+    fn set_field(&mut self, at: usize, value: usize) {
+        self.0[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
+    }
+
+    pub(super) fn gso_size(&self) -> usize {
         self.field(4)
     }
 
@@ -93,6 +151,23 @@ impl NetHeader {
 
     fn csum_offset(&self) -> usize {
         self.field(8)
+    }
+
+    /// Where the checksum starts and how far behind that its field is, if it is left to the receiver.
+    #[must_use]
+    pub fn checksum(&self) -> Option<(usize, usize)> {
+        (self.flags() & F_NEEDS_CSUM != 0).then(|| (self.csum_start(), self.csum_offset()))
+    }
+
+    /// How the frame is to be cut into segments, if it is.
+    #[must_use]
+    pub fn segmentation(&self) -> Option<Segmentation> {
+        match self.gso_type() & !GSO_ECN {
+            GSO_TCPV4 => Some(Segmentation::TcpV4),
+            GSO_TCPV6 => Some(Segmentation::TcpV6),
+            GSO_UDP_L4 => Some(Segmentation::Udp),
+            _ => None,
+        }
     }
 
     /// Sets how many receive buffers the frame fills (virtio 1.3, 5.1.6.4: 1 without mergeable buffers).

@@ -1,14 +1,29 @@
-//! What stands between a guest's frames and an uplink's: the virtio-net header and the work it asks for.
+//! What stands between a guest's frames and an uplink's: the virtio-net header and the work it asks for, checksums,
+//! packets joined into frames and frames cut into packets.
 //!
 //! Pure functions on bytes, no I/O.
 
 #![forbid(unsafe_code)]
 
+mod checksum;
+mod coalesce;
+mod finish;
 mod header;
+mod packet;
+#[cfg(test)]
+mod properties;
 mod rarp;
+mod segment;
+#[cfg(test)]
+mod testing;
 
-pub use header::{HEADER_LEN, HeaderError, NetHeader};
+pub use checksum::{Sum, complete, pseudo_header, update};
+pub use coalesce::{Coalescer, Frames, Joined, MAX_FRAMES, Out, PEEK, PEEK_AT, Part, Plan, Settled};
+pub use finish::{MIN_FRAME, finish, pad};
+pub use header::{HEADER_LEN, HeaderError, NetHeader, Segmentation};
+pub use packet::{Packet, ParseError, Transport, Version};
 pub use rarp::{RARP_LEN, rarp};
+pub use segment::{Segment, SegmentError, Segments};
 
 /// The kinds of unfinished frames that a receiver takes: those whose checksum or segmentation is left to it.
 ///

@@ -1,0 +1,116 @@
+//! A plan: which frames are sent as they are, and which together.
+
+use std::ops::Range;
+
+use super::group::Group;
+use super::{Coalescer, END, NetHeader};
+
+/// How to send a burst, in the order of sending.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    pub(super) coalescer: &'a Coalescer,
+    pub(super) count: usize,
+    /// Frames that were sent before the plan was made.
+    pub(super) ahead: u64,
+}
+
+/// What is sent in one piece.
+#[derive(Clone, Copy, Debug)]
+pub enum Out<'a> {
+    /// The frame of this number, as it is.
+    Alone(usize),
+    /// Several frames as one.
+    Joined(Joined<'a>),
+}
+
+/// Several frames that are sent as one.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    coalescer: &'a Coalescer,
+    first: usize,
+}
+
+/// A piece of the payload of a joined frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The frame that it lies in.
+    pub frame: usize,
+    /// Where in that frame.
+    pub bytes: Range<usize>,
+}
+
+/// How far a burst has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Frames at its start that were all sent.
+    pub done: usize,
+    /// A bit for each frame behind these, the first one the lowest: sent as well, with one that stood before it. To be
+    /// said when the next plan is made for what is left.
+    pub ahead: u64,
+}
+
+impl<'a> Plan<'a> {
+    /// What is to be sent.
+    pub fn outs(&self) -> impl Iterator<Item = Out<'a>> + use<'a> {
+        let Self { coalescer, count, ahead } = *self;
+        (0..count).filter_map(move |at| match at {
+            _ if (coalescer.followers | ahead) >> at & 1 != 0 => None,
+            _ if coalescer.joined >> at & 1 != 0 => Some(Out::Joined(Joined { coalescer, first: at })),
+            _ => Some(Out::Alone(at)),
+        })
+    }
+
+    /// Where the burst stands when the first `outs` pieces are sent and no other.
+    #[must_use]
+    pub fn settled(&self, outs: usize) -> Settled {
+        let sent = self.outs().take(outs).fold(self.ahead, |sent, out| match out {
+            Out::Alone(frame) => sent | 1 << frame,
+            Out::Joined(joined) => joined.parts().fold(sent, |sent, part| sent | 1 << part.frame),
+        });
+        let done = sent.trailing_ones();
+        Settled { done: done as usize, ahead: sent.checked_shr(done).unwrap_or(0) }
+    }
+}
+
+impl<'a> Joined<'a> {
+    fn group(&self) -> &'a Group {
+        &self.coalescer.groups[self.first]
+    }
+
+    /// The virtio-net header.
+    #[must_use]
+    pub fn header(&self) -> &'a NetHeader {
+        self.group().header()
+    }
+
+    /// The headers of the packet, which come before its payload.
+    #[must_use]
+    pub fn head(&self) -> &'a [u8] {
+        self.group().head()
+    }
+
+    /// Bytes of the frame, its head among them.
+    #[must_use]
+    pub fn frame_len(&self) -> usize {
+        self.group().head().len() + self.group().payload_len()
+    }
+
+    /// Packets that were joined.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.group().segments()
+    }
+
+    /// Its payload, in order: one part of each frame.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + use<'a> {
+        let coalescer = self.coalescer;
+        let follower = move |at: &usize| match coalescer.next[*at] {
+            END => None,
+            next => Some(usize::from(next)),
+        };
+        std::iter::successors(Some(self.first), follower).map(move |frame| {
+            let group = &coalescer.groups[frame];
+            Part { frame, bytes: group.payload()..group.payload() + group.segment_len() }
+        })
+    }
+}
