@@ -115,7 +115,7 @@ proptest! {
                         }
                         prop_assert_eq!(frame.len(), joined.frame_len());
                         prop_assert!(frame.len() <= 65_535 && joined.segments() > 1);
-                        let mut header = *joined.header();
+                        let header = *joined.header();
                         prop_assert_eq!(header.judge_from_guest(frame.len(), Offloads::ALL), Ok(()));
                         let segments: Vec<_> = Segments::new(&header, &frame, NO_CSUM).unwrap().collect();
                         prop_assert_eq!(segments.len(), joined.segments());
