@@ -6,8 +6,6 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::copy::copy_bytes;
-use super::window::Unaligned;
 use super::{DirtyLog, MemoryError, MemoryTable, prefetch, prefetch_to_write};
 
 /// Bytes of a cache line.
@@ -249,120 +247,11 @@ impl Buffers {
     }
 }
 
-/// Length of all slices together, in bytes.
-#[must_use]
-pub fn total_len(slices: &[GuestSlice<'_>]) -> usize {
-    slices.iter().map(GuestSlice::len).sum()
-}
-
-/// Copies from `slices`, from byte `skip` on, until `to` is full or they end; says how many bytes.
-#[inline]
-pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) -> usize {
-    if let Some(whole) = whole_piece(slices, skip, to.len()) {
-        // SAFETY: the piece is valid for its length (see `get`), which is that of `to`; private memory and guest memory
-        // never overlap.
-        unsafe { copy_bytes(whole.cast_const(), to.as_mut_ptr(), to.len()) };
-        return to.len();
-    }
-    let mut done = 0;
-    each_piece(slices, skip, to.len(), |piece| {
-        let into = to[done..].as_mut_ptr();
-        // SAFETY: the slice is valid for its length (see `get`), `to` has as many bytes left; private memory and guest
-        // memory never overlap.
-        unsafe { copy_bytes(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
-        done += piece.len();
-    });
-    done
-}
-
-/// Appends `len` bytes of `slices`, from byte `skip` on, to `to`, or as many as there are; says how many.
-#[inline]
-pub fn append_from_guest(slices: &[GuestSlice<'_>], skip: usize, len: usize, to: &mut Vec<u8>) -> usize {
-    to.reserve(len);
-    let before = to.len();
-    if let Some(whole) = whole_piece(slices, skip, len) {
-        let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: the piece is valid for its length (see `get`), for which room was made; private memory and guest memory
-        // never overlap.
-        unsafe { copy_bytes(whole.cast_const(), into, len) };
-        // SAFETY: these bytes were written just now, inside the capacity.
-        unsafe { to.set_len(before + len) };
-        return len;
-    }
-    each_piece(slices, skip, len, |piece| {
-        let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: the slice is valid for its length (see `get`); the pieces together are `len` bytes at most, for which
-        // room was made; private memory and guest memory never overlap.
-        unsafe { copy_bytes(piece.iovec.iov_base.cast::<u8>(), into, piece.len()) };
-        // SAFETY: these bytes were written just now, inside the capacity.
-        unsafe { to.set_len(to.len() + piece.len()) };
-    });
-    to.len() - before
-}
-
-/// Where the `len` bytes from `skip` on are, if the first slice holds them all: mostly it does.
-#[inline]
-fn whole_piece(slices: &[GuestSlice<'_>], skip: usize, len: usize) -> Option<*mut u8> {
-    let first = slices.first()?;
-    let left = first.len().checked_sub(skip)?;
-    (left >= len).then(|| first.iovec.iov_base.wrapping_byte_add(skip).cast())
-}
-
-/// Calls `f` with the pieces of `slices` that lie in the `len` bytes from `skip` on.
-#[inline]
-fn each_piece(slices: &[GuestSlice<'_>], mut skip: usize, mut len: usize, mut f: impl FnMut(GuestSlice<'_>)) {
-    for slice in slices {
-        if len == 0 {
-            break;
-        }
-        let piece = slice.skip(skip).first(len);
-        skip = skip.saturating_sub(slice.len());
-        if !piece.is_empty() {
-            len -= piece.len();
-            f(piece);
-        }
-    }
-}
-
-/// The first twelve bytes of `slices` as little-endian numbers, if the first slice holds them all. Each byte is read exactly
-/// once.
-#[inline]
-#[must_use]
-pub fn read_twelve(slices: &[GuestSlice<'_>]) -> Option<(u64, u32)> {
-    let first = slices.first().filter(|slice| slice.len() >= 12)?;
-    let from = first.iovec.iov_base;
-    // SAFETY: the slice is valid for its length (see `get`), which is 12 at least; the type has no alignment to keep.
-    let low = unsafe { from.cast::<Unaligned<u64>>().read_volatile() }.0;
-    // SAFETY: as above, eight bytes on.
-    let high = unsafe { from.wrapping_byte_add(8).cast::<Unaligned<u32>>().read_volatile() }.0;
-    Some((u64::from_le(low), u32::from_le(high)))
-}
-
-/// Copies `from` to `slices`, from byte `skip` on, until it is written or they end; says how many bytes.
-#[inline]
-pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usize {
-    if let Some(whole) = whole_piece(slices, skip, from.len()) {
-        // SAFETY: the piece is valid for its length (see `get`), which is that of `from`; private memory and guest memory
-        // never overlap.
-        unsafe { copy_bytes(from.as_ptr(), whole, from.len()) };
-        return from.len();
-    }
-    let mut done = 0;
-    each_piece(slices, skip, from.len(), |piece| {
-        let from = from[done..].as_ptr();
-        // SAFETY: the slice is valid for its length (see `get`), `from` has as many bytes left; private memory and guest
-        // memory never overlap.
-        unsafe { copy_bytes(from, piece.iovec.iov_base.cast::<u8>(), piece.len()) };
-        done += piece.len();
-    });
-    done
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::RegionInfo;
     use crate::memory::table::tests::{memfd, table};
+    use crate::memory::{RegionInfo, append_from_guest, copy_from_guest, copy_to_guest};
 
     #[test]
     fn a_buffer_over_adjoining_regions_becomes_two_slices() {

@@ -14,9 +14,8 @@ mod prefetch;
 mod table;
 mod window;
 
-pub use buffers::{
-    Buffers, CACHE_LINE, GuestSlice, append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len,
-};
+pub use buffers::{Buffers, CACHE_LINE, GuestSlice};
+pub use copy::{append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len};
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};
 pub use table::{MemoryTable, RegionInfo};

@@ -18,6 +18,7 @@ mod chain;
 mod error;
 mod log;
 mod packed;
+mod place;
 mod split;
 mod taken;
 

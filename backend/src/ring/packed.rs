@@ -8,13 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{DESC_SIZE, Desc, F_INDIRECT, F_NEXT, F_WRITE, Walk};
+use super::place::{F_AVAIL, F_USED, Place};
 use super::taken::{Taken, Until};
 use super::{Access, MAX_QUEUE_SIZE, RingError, RingLog, RingSetup, Virtqueue};
 use crate::memory::{Entries, MemoryTable, View, Window};
-
-/// Flags of a descriptor that say whose it is (virtio 1.3, 2.8.1).
-const F_AVAIL: u16 = 1 << virtio_bindings::virtio_ring::VRING_PACKED_DESC_F_AVAIL;
-const F_USED: u16 = 1 << virtio_bindings::virtio_ring::VRING_PACKED_DESC_F_USED;
 
 // An event area: where an event is wanted, and whether (virtio 1.3, 2.8.14).
 const OFF_WRAP: usize = 0;
@@ -42,52 +39,6 @@ pub struct PackedRing {
     signalled: Option<Place>,
     used_any: bool,
     log: Option<RingLog>,
-}
-
-/// An index into the ring and the wrap counter that goes with it: bits 0 to 14 and 15 (virtio 1.3, 2.8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u16);
-
-impl Place {
-    const WRAP: u16 = 1 << 15;
-
-    #[inline]
-    fn index(self) -> u16 {
-        self.0 & !Self::WRAP
-    }
-
-    #[inline]
-    fn wrap(self) -> bool {
-        self.0 & Self::WRAP != 0
-    }
-
-    /// The place `n` entries on, at most a whole ring of `size`.
-    #[inline]
-    fn after(self, n: u16, size: u16) -> Self {
-        let next = u32::from(self.index()) + u32::from(n);
-        match next.checked_sub(size.into()) {
-            None => Self(next as u16 | (self.0 & Self::WRAP)),
-            Some(over) => Self(over as u16 | (!self.0 & Self::WRAP)),
-        }
-    }
-
-    /// Entries from `earlier` to here, as far as two times round tells.
-    fn since(self, earlier: Self, size: u16) -> u32 {
-        let number = |place: Self| u32::from(place.index()) + if place.wrap() { 0 } else { u32::from(size) };
-        (number(self) + 2 * u32::from(size) - number(earlier)) % (2 * u32::from(size))
-    }
-
-    /// Flags of a descriptor here that the driver has made available.
-    #[inline]
-    fn avail_flags(self) -> u16 {
-        if self.wrap() { F_AVAIL } else { F_USED }
-    }
-
-    /// Flags of a descriptor here that the device has used.
-    #[inline]
-    fn used_flags(self) -> u16 {
-        if self.wrap() { F_AVAIL | F_USED } else { 0 }
-    }
 }
 
 impl PackedRing {

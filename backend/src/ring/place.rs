@@ -1,0 +1,51 @@
+//! Places in a packed virtqueue, and whose the descriptor at one is (virtio 1.3, 2.8.1).
+
+/// Flags of a descriptor that say whose it is (virtio 1.3, 2.8.1).
+pub(super) const F_AVAIL: u16 = 1 << virtio_bindings::virtio_ring::VRING_PACKED_DESC_F_AVAIL;
+pub(super) const F_USED: u16 = 1 << virtio_bindings::virtio_ring::VRING_PACKED_DESC_F_USED;
+
+/// An index into the ring and the wrap counter that goes with it: bits 0 to 14 and 15 (virtio 1.3, 2.8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(pub(super) u16);
+
+impl Place {
+    pub(super) const WRAP: u16 = 1 << 15;
+
+    #[inline]
+    pub(super) fn index(self) -> u16 {
+        self.0 & !Self::WRAP
+    }
+
+    #[inline]
+    pub(super) fn wrap(self) -> bool {
+        self.0 & Self::WRAP != 0
+    }
+
+    /// The place `n` entries on, at most a whole ring of `size`.
+    #[inline]
+    pub(super) fn after(self, n: u16, size: u16) -> Self {
+        let next = u32::from(self.index()) + u32::from(n);
+        match next.checked_sub(size.into()) {
+            None => Self(next as u16 | (self.0 & Self::WRAP)),
+            Some(over) => Self(over as u16 | (!self.0 & Self::WRAP)),
+        }
+    }
+
+    /// Entries from `earlier` to here, as far as two times round tells.
+    pub(super) fn since(self, earlier: Self, size: u16) -> u32 {
+        let number = |place: Self| u32::from(place.index()) + if place.wrap() { 0 } else { u32::from(size) };
+        (number(self) + 2 * u32::from(size) - number(earlier)) % (2 * u32::from(size))
+    }
+
+    /// Flags of a descriptor here that the driver has made available.
+    #[inline]
+    pub(super) fn avail_flags(self) -> u16 {
+        if self.wrap() { F_AVAIL } else { F_USED }
+    }
+
+    /// Flags of a descriptor here that the device has used.
+    #[inline]
+    pub(super) fn used_flags(self) -> u16 {
+        if self.wrap() { F_AVAIL | F_USED } else { 0 }
+    }
+}
