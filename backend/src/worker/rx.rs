@@ -15,7 +15,8 @@ use crate::uplink::{Receive, Received, Rx};
 
 /// Room that is offered to the uplink for a frame of a guest that takes segmented frames, in bytes.
 const ROOM_SEGMENTED: usize = 65_535 + 18 + HEADER_LEN;
-/// The same for a guest that does not: what fits usual MTUs; a longer frame takes the detour over private memory.
+/// The same for a guest that does not, with mergeable buffers: what fits usual MTUs; a longer frame takes the detour over
+/// private memory.
 const ROOM_PLAIN: usize = 2048;
 
 /// How long a frame waits for the driver to post the buffers that it lacks.
@@ -66,7 +67,8 @@ struct Terms {
 impl Terms {
     fn of(features: &Features) -> Self {
         let Features { header_len, mergeable, guest, max_frame, .. } = *features;
-        let room = if mergeable && guest.segments() { ROOM_SEGMENTED } else { ROOM_PLAIN };
+        // A chain that must hold the frame alone is offered whole.
+        let room = if mergeable && !guest.segments() { ROOM_PLAIN } else { ROOM_SEGMENTED };
         let need = if mergeable { room } else { 1 };
         Self { header_len, mergeable, guest, max_frame: max_frame.unwrap_or(usize::MAX), room, need }
     }
