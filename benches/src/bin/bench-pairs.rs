@@ -16,7 +16,7 @@ use clap::Parser;
 use guest_tests::Slots;
 use guest_tests::guest::SLOTS;
 
-/// Compare vnicd with four queue pairs and with one.
+/// Compare vnicd with four queue pairs and with one, or QEMU's own TAP: what the guest itself makes of more pairs.
 #[derive(Debug, Parser)]
 struct Options {
     /// How many pairs of runs
@@ -26,6 +26,10 @@ struct Options {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+
+    /// Measure QEMU's own TAP instead of vnicd
+    #[arg(long)]
+    qemu_tap: bool,
 
     /// Where the table, the JSON file and the plot are written [default: bench-pairs in the target directory]
     #[arg(long)]
@@ -47,6 +51,7 @@ fn bench(options: &Options) -> Result<()> {
         None => machine::target_dir()?.join(NAME),
     };
     let slots = Slots::take(SLOTS);
+    let (peer, peer_name) = if options.qemu_tap { (Peer::QemuTap, "QEMU tap") } else { (Peer::Vnicd, "vnicd") };
     let mut report = Report {
         subjects: ["4 queue pairs".into(), "1 queue pair".into()],
         conditions: machine::conditions()?,
@@ -57,10 +62,10 @@ fn bench(options: &Options) -> Result<()> {
         for (subject, pairs) in [4, 1].into_iter().enumerate() {
             let name = &report.subjects[subject];
             println!("[{:>4.0} s] pair {pair} of {}: {name}", start.elapsed().as_secs_f64(), options.pairs);
-            let rig = Rig::boot(Peer::Vnicd, Shape { cpus: CPUS, pairs }, &slots)?;
+            let rig = Rig::boot(peer, Shape { cpus: CPUS, pairs }, &slots)?;
             if report.title.is_empty() {
                 let guest = rig.describe()?;
-                report.title = format!("vnicd, {CPUS} vCPUs, {STREAMS} streams ({guest})");
+                report.title = format!("{peer_name}, {CPUS} vCPUs, {STREAMS} streams ({guest})");
             }
             rig.explained(measure(&rig, subject, options.seconds, &mut report))?;
         }
