@@ -4,7 +4,9 @@ PAIRS ?= 5
 VIRTIO_USER_PAIRS ?= 9
 RING_PAIRS ?= 9
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean miri
+SECONDS ?= 60
+
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean miri fuzz
 
 all:
 	cargo build --release -p vnicd
@@ -38,6 +40,10 @@ bench-ring:
 # The daemon's test uplinks under a load generator: latency by rate, in target/bench-loadgen. Takes 1 minute.
 bench-loadgen:
 	@scripts/bench loadgen
+
+# Every fuzz target for so many seconds: hostile rings, hostile messages. See backend/fuzz/README.md.
+fuzz:
+	@scripts/fuzz all $(SECONDS)
 
 # The tests of guest memory and rings under Miri, which looks at every access. Takes some minutes.
 miri:
