@@ -11,6 +11,9 @@ use super::{DirtyLog, MemoryError, MemoryTable, prefetch, prefetch_to_write};
 /// Bytes of a cache line.
 pub const CACHE_LINE: usize = 64;
 
+/// Bytes of a buffer that a virtio-net header takes, mostly (virtio 1.3, 5.1.6).
+const HEADER_LEN: usize = 12;
+
 /// A piece of guest memory that a mapping is known to hold. Laid out as an `iovec`.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
@@ -160,9 +163,10 @@ impl Buffers {
                 }
             };
             if to_write {
-                // Of most drivers, a header at the end of one line and a packet from the next on.
-                prefetch_to_write(ptr);
+                // The header's line, which need not change if the packet starts in the next.
+                prefetch_to_write(ptr.wrapping_add(HEADER_LEN));
                 prefetch_to_write(ptr.wrapping_add(CACHE_LINE));
+                prefetch(ptr);
             } else {
                 prefetch(ptr);
             }

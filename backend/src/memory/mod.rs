@@ -15,7 +15,7 @@ mod table;
 mod window;
 
 pub use buffers::{Buffers, CACHE_LINE, GuestSlice};
-pub use copy::{append_from_guest, copy_from_guest, copy_to_guest, read_twelve, total_len};
+pub use copy::{append_from_guest, copy_from_guest, copy_to_guest, read_twelve, refresh_in_guest, total_len};
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};
 pub use table::{MemoryTable, RegionInfo};

@@ -36,13 +36,8 @@ impl GenerateRx {
 
 impl Receive for GenerateRx {
     #[inline]
-    fn receive_plain(&mut self, header: &[u8], slices: &[GuestSlice<'_>], room: usize) -> Option<usize> {
-        let len = self.frame.len();
-        (len <= room).then(|| {
-            copy_to_guest(header, slices, 0);
-            copy_to_guest(&self.frame, slices, header.len());
-            len
-        })
+    fn next_plain(&mut self, room: usize) -> Option<&[u8]> {
+        (self.frame.len() <= room).then_some(&self.frame)
     }
 
     #[inline]

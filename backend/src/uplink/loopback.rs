@@ -105,15 +105,13 @@ impl LoopbackRx {
 
 impl Receive for LoopbackRx {
     #[inline]
-    fn receive_plain(&mut self, header: &[u8], slices: &[GuestSlice<'_>], room: usize) -> Option<usize> {
-        let (net, place) = self.front()?;
-        let len = place.len();
-        (net.is_plain() && len <= room).then(|| {
-            self.at = place.end;
-            copy_to_guest(header, slices, 0);
-            copy_to_guest(&self.stretch.bytes[place], slices, header.len());
-            len
-        })
+    fn next_plain(&mut self, room: usize) -> Option<&[u8]> {
+        let (header, place) = self.front()?;
+        if !header.is_plain() || place.len() > room {
+            return None;
+        }
+        self.at = place.end;
+        Some(&self.stretch.bytes[place])
     }
 
     fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, _room: usize) -> Received<'_> {

@@ -72,11 +72,10 @@ pub enum Rx {
 
 /// What receives frames one by one.
 pub trait Receive {
-    /// Receives a frame that lies in private memory already, if the next one does, needs no work and has `room` bytes at
-    /// most: into `slices`, behind the guest's `header`. Says its length. Else nothing is received.
+    /// Takes the next frame, if it lies in private memory already, needs no work and has `room` bytes at most.
     #[inline]
-    fn receive_plain(&mut self, header: &[u8], slices: &[GuestSlice<'_>], room: usize) -> Option<usize> {
-        let _ = (header, slices, room);
+    fn next_plain(&mut self, room: usize) -> Option<&[u8]> {
+        let _ = room;
         None
     }
 

@@ -7,7 +7,7 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
-use crate::memory::copy_to_guest;
+use crate::memory::{copy_to_guest, refresh_in_guest};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 use crate::ring::{Ring, RingError, Taken, Virtqueue};
@@ -71,16 +71,6 @@ impl Terms {
         let room = if mergeable && !guest.segments() { ROOM_PLAIN } else { ROOM_SEGMENTED };
         let need = if mergeable { room } else { 1 };
         Self { header_len, mergeable, guest, max_frame: max_frame.unwrap_or(usize::MAX), room, need }
-    }
-}
-
-impl Terms {
-    /// Receives a frame that fits chain number `at` and needs no work, from an uplink that has it in private memory.
-    #[inline]
-    fn receive_plain<U: Receive>(&self, taken: &Taken, at: usize, uplink: &mut U) -> Option<usize> {
-        let chain = taken.chains().get(at)?;
-        let room = (chain.len as usize).saturating_sub(self.header_len).min(self.max_frame);
-        uplink.receive_plain(&NetHeader::PLAIN.0[..self.header_len], taken.buffers().get(chain.slices()), room)
     }
 }
 
@@ -155,16 +145,16 @@ impl State {
                 match self.reserve(ring, BURST_PACKETS, terms.need) {
                     Ok(0) => Ok(Step::Stop(Direction::Blocked)),
                     Ok(_) => {
-                        let first = self.filled.len();
                         let taken = ring.taken();
-                        if let Some(len) = terms.receive_plain(taken, first, uplink) {
-                            self.fill(taken, first, terms.header_len + len);
-                            delivered += 1;
-                            moved.packets += 1;
-                            moved.segments += 1;
-                            moved.bytes += len as u64;
+                        let (frames, bytes) = self.deliver_plain(taken, &terms, uplink, &moved);
+                        if frames > 0 {
+                            delivered += frames;
+                            moved.packets += frames;
+                            moved.segments += frames;
+                            moved.bytes += bytes;
                             continue;
                         }
+                        let first = self.filled.len();
                         let chains = if terms.mergeable { taken.len() - first } else { 1 };
                         match uplink.receive(taken.slices_from(first, chains), terms.header_len, terms.room) {
                             Received::Frame { header, len, rest } => {
@@ -228,6 +218,35 @@ impl State {
     fn fill(&mut self, taken: &Taken, at: usize, written: usize) {
         self.filled.push(written as u32);
         self.filled_room += taken.chains().get(at).map_or(0, |chain| chain.len as usize);
+    }
+
+    /// Delivers frames that lie in private memory and need no work, each into a chain of its own, until one is another or the
+    /// burst is whole; says how many they were and their bytes.
+    #[inline]
+    fn deliver_plain<U: Receive>(
+        &mut self,
+        taken: &Taken,
+        terms: &Terms,
+        uplink: &mut U,
+        moved: &Moved,
+    ) -> (u64, u64) {
+        let header = &NetHeader::PLAIN.0[..terms.header_len];
+        let (mut frames, mut bytes) = (0, 0);
+        for chain in &taken.chains()[self.filled.len()..] {
+            if moved.packets + frames >= BURST_PACKETS as u64 || moved.bytes + bytes >= BURST_BYTES as u64 {
+                break;
+            }
+            let room = (chain.len as usize).saturating_sub(header.len()).min(terms.max_frame);
+            let Some(frame) = uplink.next_plain(room) else { break };
+            let slices = taken.buffers().get(chain.slices());
+            refresh_in_guest(header, slices);
+            copy_to_guest(frame, slices, header.len());
+            self.filled.push((header.len() + frame.len()) as u32);
+            self.filled_room += chain.len as usize;
+            frames += 1;
+            bytes += frame.len() as u64;
+        }
+        (frames, bytes)
     }
 
     /// What to do when the uplink gave no frame.
