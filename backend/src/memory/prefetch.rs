@@ -27,10 +27,13 @@ pub(crate) fn prefetch<T>(ptr: *const T) {
 pub(crate) fn prefetch_to_write<T>(ptr: *mut T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // The intrinsic asks for reading only, unless the whole program is built for CPUs that are known to have this
+        // instruction.
         // SAFETY: a prefetch is a hint: an address that is not mapped is ignored, and so is the whole instruction by a
-        // CPU that does not know it.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(ptr.cast_const().cast()) };
+        // 64-bit CPU that does not know it; no register or flag changes.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
+        }
     }
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     {
