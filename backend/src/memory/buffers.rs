@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{DirtyLog, MemoryError, MemoryTable, prefetch, prefetch_to_write};
 
 /// Bytes of a cache line.
-pub const CACHE_LINE: usize = 64;
+const CACHE_LINE: usize = 64;
 
 /// Bytes of a buffer that a virtio-net header takes, mostly (virtio 1.3, 5.1.6).
 const HEADER_LEN: usize = 12;
@@ -54,11 +54,15 @@ impl<'a> GuestSlice<'a> {
         Self { iovec, table: PhantomData }
     }
 
-    /// Asks the CPU for the cache line of byte `at`, if it has one.
+    /// Asks the CPU for the first lines of a packet that is to be copied from behind its header. They are taken whole: one
+    /// that is read only stays with two CPUs, and the next that writes to it waits for the other, which is this one when
+    /// the driver receives into the same buffer.
     #[inline]
-    pub fn prefetch(&self, at: usize) {
-        if at < self.iovec.iov_len {
-            prefetch(self.iovec.iov_base.wrapping_byte_add(at).cast::<u8>());
+    pub fn prefetch_packet(&self) {
+        for at in [HEADER_LEN, CACHE_LINE] {
+            if at < self.iovec.iov_len {
+                prefetch_to_write(self.iovec.iov_base.wrapping_byte_add(at).cast::<u8>());
+            }
         }
     }
 

@@ -20,11 +20,11 @@ unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: the caller vouches for both.
         0..16 => unsafe { std::ptr::copy_nonoverlapping(from, to, len) },
         // SAFETY: both blocks are inside `len`, for which the caller vouches.
-        16..32 => unsafe { copy_ends::<16>(from, to, len) },
+        16..=32 => unsafe { copy_ends::<16>(from, to, len) },
         // SAFETY: as above.
-        32..64 => unsafe { copy_ends::<32>(from, to, len) },
+        33..=64 => unsafe { copy_ends::<32>(from, to, len) },
         // SAFETY: as above.
-        64..=SMALL => unsafe { copy_ends::<64>(from, to, len) },
+        65..=SMALL => unsafe { copy_ends::<64>(from, to, len) },
         // SAFETY: the caller vouches for both.
         _ => unsafe { std::ptr::copy_nonoverlapping(from, to, len) },
     }

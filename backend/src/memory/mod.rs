@@ -14,7 +14,7 @@ mod prefetch;
 mod table;
 mod window;
 
-pub use buffers::{Buffers, CACHE_LINE, GuestSlice};
+pub use buffers::{Buffers, GuestSlice};
 pub use copy::{append_from_guest, copy_from_guest, copy_to_guest, read_twelve, refresh_in_guest, total_len};
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};

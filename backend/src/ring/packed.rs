@@ -31,10 +31,7 @@ pub struct PackedRing {
     taken: Taken,
     /// Next descriptor to take.
     next_avail: Place,
-    /// Next descriptor to write as used.
-    next_used: Place,
-    /// The first used descriptor that the driver does not see yet, and what makes it seen.
-    unpublished: Option<(Place, u64)>,
+    used: Used,
     /// Place of the last call decision; none before the first.
     signalled: Option<Place>,
     used_any: bool,
@@ -69,8 +66,7 @@ impl PackedRing {
             device_event,
             taken: Taken::new(table.clone()),
             next_avail: start,
-            next_used: start,
-            unpublished: None,
+            used: Used { next: start, unpublished: None },
             signalled: None,
             used_any: start != Place(Place::WRAP),
             log: None,
@@ -144,35 +140,56 @@ impl PackedRing {
         Ok(walked)
     }
 
-    /// Writes the next used descriptor, which stands for `slots` entries. The first of a burst is kept until
-    /// [`Virtqueue::publish`]: the driver looks at no other before it.
-    #[inline]
-    fn write_used(&mut self, id: u16, len: u32, slots: u16) {
-        let place = self.next_used;
-        let write = if self.setup.access == Access::Write { F_WRITE } else { 0 };
-        let flags = place.used_flags() | write;
-        let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
-        if self.unpublished.is_none() {
-            self.unpublished = Some((place, rest));
-        } else {
-            self.desc.view().store_second(place.index().into(), rest);
-            self.mark_desc(place);
-        }
-        self.next_used = place.after(slots, self.setup.size);
-    }
-
-    #[inline]
-    fn mark_desc(&self, place: Place) {
-        if let Some(log) = &self.log {
-            let at = self.setup.desc + u64::from(place.index()) * DESC_SIZE as u64;
-            log.pages().mark(at, DESC_SIZE as u64);
-        }
-    }
-
     fn mark_event(&self) {
         if let Some(log) = &self.log {
             log.mark_used(0, EVENT_SIZE);
         }
+    }
+}
+
+/// The device's used descriptors: where the next one goes, and the one that is kept back.
+#[derive(Debug)]
+struct Used {
+    next: Place,
+    /// The first that the driver does not see yet, and what makes it seen.
+    unpublished: Option<(Place, u64)>,
+}
+
+impl Used {
+    /// Writes descriptors, each told by the chain's id, the bytes written to it and the entries that it stands for. The
+    /// first of a burst is kept until [`Virtqueue::publish`]: the driver looks at no other before it.
+    #[inline]
+    fn write(
+        &mut self,
+        desc: &Entries<DESC_SIZE>,
+        setup: &RingSetup,
+        log: Option<&RingLog>,
+        used: impl Iterator<Item = (u16, u32, u16)>,
+    ) {
+        let (table, size) = (desc.view(), setup.size);
+        let write = if setup.access == Access::Write { F_WRITE } else { 0 };
+        let mut next = self.next;
+        let mut used = used.map(|(id, len, slots)| {
+            let place = next;
+            next = place.after(slots, size);
+            let flags = place.used_flags() | write;
+            (place, u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48)
+        });
+        if self.unpublished.is_none() {
+            self.unpublished = used.next();
+        }
+        for (place, rest) in used {
+            table.store_second(place.index().into(), rest);
+            mark_desc(setup, log, place);
+        }
+        self.next = next;
+    }
+}
+
+#[inline]
+fn mark_desc(setup: &RingSetup, log: Option<&RingLog>, place: Place) {
+    if let Some(log) = log {
+        log.pages().mark(setup.desc + u64::from(place.index()) * DESC_SIZE as u64, DESC_SIZE as u64);
     }
 }
 
@@ -183,7 +200,7 @@ impl Virtqueue for PackedRing {
 
     /// The place of the first chain that is not completed, in both halves.
     fn base(&self) -> u32 {
-        u32::from(self.next_used.0) | u32::from(self.next_used.0) << 16
+        u32::from(self.used.next.0) | u32::from(self.used.next.0) << 16
     }
 
     fn taken(&self) -> &Taken {
@@ -213,44 +230,39 @@ impl Virtqueue for PackedRing {
         if let Some(log) = &self.log {
             self.taken.mark_each(written, log.pages());
         }
-        for (at, len) in written.iter().enumerate().take(self.taken.len()) {
-            let chain = self.taken.chains()[at];
-            self.write_used(chain.id, *len, chain.slots);
-        }
+        let used = self.taken.chains().iter().zip(written).map(|(chain, len)| (chain.id, *len, chain.slots));
+        self.used.write(&self.desc, &self.setup, self.log.as_ref(), used);
         self.taken.give_back(written.len());
     }
 
     #[inline]
     fn complete_unwritten(&mut self, n: usize) {
         let n = n.min(self.taken.len());
-        if self.setup.in_order {
+        let Self { desc, setup, used, log, .. } = self;
+        let chains = &self.taken.chains()[..n];
+        if setup.in_order {
             // virtio 1.3, 2.8.8: one descriptor names the last buffer of a batch and stands for all of them.
-            if let Some(last) = n.checked_sub(1).map(|last| self.taken.chains()[last]) {
-                let slots = self.taken.chains()[..n].iter().map(|chain| chain.slots).sum();
-                self.write_used(last.id, 0, slots);
-            }
+            let slots = chains.iter().map(|chain| chain.slots).sum();
+            used.write(desc, setup, log.as_ref(), chains.last().map(|last| (last.id, 0, slots)).into_iter());
         } else {
-            for at in 0..n {
-                let chain = self.taken.chains()[at];
-                self.write_used(chain.id, 0, chain.slots);
-            }
+            used.write(desc, setup, log.as_ref(), chains.iter().map(|chain| (chain.id, 0, chain.slots)));
         }
         self.taken.give_back(n);
     }
 
     #[inline]
     fn publish(&mut self) -> bool {
-        let Some((place, rest)) = self.unpublished.take() else { return false };
+        let Some((place, rest)) = self.used.unpublished.take() else { return false };
         // Release: the packet bytes and the other used descriptors of the burst are written before this one is seen.
         self.desc.view().store_second_release(place.index().into(), rest);
-        self.mark_desc(place);
+        mark_desc(&self.setup, self.log.as_ref(), place);
         self.used_any = true;
         true
     }
 
     fn untake(&mut self) {
         self.taken.clear();
-        self.next_avail = self.next_used;
+        self.next_avail = self.used.next;
     }
 
     fn arm_kicks(&mut self) -> Result<bool, RingError> {
@@ -288,7 +300,7 @@ impl Virtqueue for PackedRing {
     #[inline]
     fn needs_call(&mut self) -> bool {
         // What is completed and not published is nothing to call for yet.
-        let new = self.unpublished.map_or(self.next_used, |(place, _)| place);
+        let new = self.used.unpublished.map_or(self.used.next, |(place, _)| place);
         // Pairs with the driver's full barrier between its write of this area and its look at the next used descriptor
         // (virtio 1.3, 2.8.14): either it sees what was published, or we see that it wants to be called.
         fence(Ordering::SeqCst);

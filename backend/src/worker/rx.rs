@@ -223,13 +223,7 @@ impl State {
     /// Delivers frames that lie in private memory and need no work, each into a chain of its own, until one is another or the
     /// burst is whole; says how many they were and their bytes.
     #[inline]
-    fn deliver_plain<U: Receive>(
-        &mut self,
-        taken: &Taken,
-        terms: &Terms,
-        uplink: &mut U,
-        moved: &Moved,
-    ) -> (u64, u64) {
+    fn deliver_plain<U: Receive>(&mut self, taken: &Taken, terms: &Terms, uplink: &mut U, moved: &Moved) -> (u64, u64) {
         let header = &NetHeader::PLAIN.0[..terms.header_len];
         let (mut frames, mut bytes) = (0, 0);
         for chain in &taken.chains()[self.filled.len()..] {

@@ -6,7 +6,7 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_BYTES, BURST_PACKETS, QueueId};
-use crate::memory::{CACHE_LINE, GuestSlice, copy_from_guest, read_twelve};
+use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::{Chain, Ring, RingError, Taken, Virtqueue};
@@ -111,8 +111,7 @@ impl Sender {
         for (at, chain) in (0..).zip(chains) {
             let slices = buffers.get(chain.slices());
             if copies && let Some(first) = slices.first() {
-                // The first was asked for when the chain was taken.
-                first.prefetch(CACHE_LINE);
+                first.prefetch_packet();
             }
             match read_twelve(slices) {
                 Some((low, _)) if skip == HEADER_LEN && NetHeader::asks_for_nothing(low) => {
