@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod curves;
+pub mod distance;
 pub mod iperf;
 pub mod loadgen;
 pub mod machine;
