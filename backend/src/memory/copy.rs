@@ -58,6 +58,11 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) ->
         unsafe { copy_bytes(whole.cast_const(), to.as_mut_ptr(), to.len()) };
         return to.len();
     }
+    copy_from_pieces(slices, skip, to)
+}
+
+#[cold]
+fn copy_from_pieces(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) -> usize {
     let mut done = 0;
     each_piece(slices, skip, to.len(), |piece| {
         let into = to[done..].as_mut_ptr();
@@ -73,16 +78,22 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], skip: usize, to: &mut [u8]) ->
 #[inline]
 pub fn append_from_guest(slices: &[GuestSlice<'_>], skip: usize, len: usize, to: &mut Vec<u8>) -> usize {
     to.reserve(len);
-    let before = to.len();
     if let Some(whole) = whole_piece(slices, skip, len) {
         let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: the piece is valid for its length (see `get`), for which room was made; private memory and guest memory
         // never overlap.
         unsafe { copy_bytes(whole.cast_const(), into, len) };
         // SAFETY: these bytes were written just now, inside the capacity.
-        unsafe { to.set_len(before + len) };
+        unsafe { to.set_len(to.len() + len) };
         return len;
     }
+    append_pieces(slices, skip, len, to)
+}
+
+#[cold]
+fn append_pieces(slices: &[GuestSlice<'_>], skip: usize, len: usize, to: &mut Vec<u8>) -> usize {
+    to.reserve(len);
+    let before = to.len();
     each_piece(slices, skip, len, |piece| {
         let into = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: the slice is valid for its length (see `get`); the pieces together are `len` bytes at most, for which
@@ -141,6 +152,11 @@ pub fn copy_to_guest(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usi
         unsafe { copy_bytes(from.as_ptr(), whole, from.len()) };
         return from.len();
     }
+    copy_to_pieces(from, slices, skip)
+}
+
+#[cold]
+fn copy_to_pieces(from: &[u8], slices: &[GuestSlice<'_>], skip: usize) -> usize {
     let mut done = 0;
     each_piece(slices, skip, from.len(), |piece| {
         let from = from[done..].as_ptr();

@@ -3,6 +3,7 @@
 //! An uplink is made as two halves, one to send and one to receive, for the two directions are independent. Frames go
 //! straight from and to guest buffers, after a virtio-net header in private memory.
 
+mod byte_sum;
 mod discard;
 mod generate;
 mod loopback;
