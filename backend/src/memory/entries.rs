@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use super::prefetch_to_write;
 use super::window::{Unaligned, Window};
 
 /// An array of entries of `SIZE` bytes. Keeps the mapping alive.
@@ -99,6 +100,14 @@ impl<'a, const SIZE: usize> View<'a, SIZE> {
     #[inline]
     pub fn store_second_release(self, index: usize, value: u64) {
         self.second_word(index).store(value.to_le(), Ordering::Release);
+    }
+
+    /// Asks the CPU for an entry that is to be written soon, if there is such an entry.
+    #[inline]
+    pub fn prefetch_to_write(self, index: usize) {
+        if index < self.len {
+            prefetch_to_write(self.at(index));
+        }
     }
 
     #[inline]
