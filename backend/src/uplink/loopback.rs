@@ -87,14 +87,20 @@ impl LoopbackRx {
 }
 
 impl LoopbackRx {
+    /// Takes what was sent meanwhile.
+    #[cold]
+    fn take_stretch(&mut self) {
+        self.stretch.bytes.clear();
+        self.stretch.frames = 0;
+        self.at = 0;
+        std::mem::swap(&mut self.stretch, &mut *lock(&self.wire));
+    }
+
     /// The frame that is next: its header and where it lies.
-    #[inline]
+    #[inline(always)]
     fn front(&mut self) -> Option<(NetHeader, Range<usize>)> {
         if self.at == self.stretch.bytes.len() {
-            self.stretch.bytes.clear();
-            self.stretch.frames = 0;
-            self.at = 0;
-            std::mem::swap(&mut self.stretch, &mut *lock(&self.wire));
+            self.take_stretch();
         }
         let prefix = self.stretch.bytes[self.at..].first_chunk::<PREFIX>()?;
         let [header @ .., a, b, c, d] = *prefix;
