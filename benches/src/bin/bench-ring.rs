@@ -25,7 +25,7 @@ use clap::Parser;
 ///
 /// What is chosen by --path, --ring, --size and --queues is combined and measured alone. When nothing is chosen, the
 /// main cases are measured (all ways, split and packed rings, 64 bytes, one queue), then each other value for itself in
-/// a third of the runs, then what a packet costs by the size of things.
+/// a third of the runs, then what a packet costs by the size of things, then its instructions.
 #[derive(Debug, Parser)]
 struct Options {
     /// Ways through the rings
@@ -158,7 +158,7 @@ impl Bench {
         if all || options.curves {
             self.costs(pairs.div_ceil(3), options.quick)?;
         }
-        if options.instructions {
+        if all || options.instructions {
             self.instructions()?;
         }
         Ok(())
