@@ -259,7 +259,7 @@ impl Buffers {
 mod tests {
     use super::*;
     use crate::memory::table::tests::{memfd, table};
-    use crate::memory::{RegionInfo, append_from_guest, copy_from_guest, copy_to_guest};
+    use crate::memory::{RegionInfo, append_from_guest, copy_from_guest, copy_to_guest, refresh_in_guest};
 
     #[test]
     fn a_buffer_over_adjoining_regions_becomes_two_slices() {
@@ -283,6 +283,30 @@ mod tests {
         assert_eq!(copy_to_guest(&[7; 4], buffers.get(0..2), 0xe), 4);
         copy_from_guest(buffers.get(0..2), 0xd, &mut got[..6]);
         assert_eq!(got[..6], [0xd, 7, 7, 7, 7, 0x12]);
+    }
+
+    #[test]
+    fn a_header_is_there_whatever_stood_there_before() {
+        let mut buffers = Buffers::new(Arc::new(table(0x1000, 0x1000)));
+        for (address, len) in [(0x1100, 64), (0x1200, 5), (0x1300, 64)] {
+            buffers.push(address, len).unwrap();
+        }
+        let header = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        for slices in [buffers.get(0..1), buffers.get(1..3)] {
+            for len in [10, 12] {
+                for other in 0..=len {
+                    // Byte number `other` differs; none does, the last time.
+                    let mut before = [0xa5; 16];
+                    before[..len].copy_from_slice(&header[..len]);
+                    before[other] = 0xa5;
+                    copy_to_guest(&before, slices, 0);
+                    refresh_in_guest(&header[..len], slices);
+                    let mut after = [0; 16];
+                    copy_from_guest(slices, 0, &mut after);
+                    assert_eq!((&after[..len], after[len]), (&header[..len], 0xa5), "{len} bytes, byte {other}");
+                }
+            }
+        }
     }
 
     #[test]
