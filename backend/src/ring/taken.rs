@@ -7,7 +7,10 @@ use super::Access;
 use crate::memory::{Buffers, DirtyLog, GuestSlice, MemoryTable};
 
 /// Chains that were given back are forgotten together, at the latest when this many have gathered.
-const FORGET_CHAINS: usize = 1024;
+const FORGET_CHAINS: usize = if cfg!(miri) { 32 } else { 1024 };
+
+/// The same by their slices, of which a chain may have as many as the ring has entries, and twice that.
+const FORGET_SLICES: usize = 16 * FORGET_CHAINS;
 
 /// Most descriptors after the first of their chains that are walked for one burst, give or take those of its last chain:
 /// empty ones reach no other limit of a burst.
@@ -209,7 +212,9 @@ impl Taken {
             self.slots -= usize::from(chain.slots);
         }
         self.gone = end;
-        if end >= FORGET_CHAINS {
+        // What stays is moved, so it is to be no more than what goes.
+        let slices = self.chains[..end].last().map_or(0, |chain| chain.end as usize);
+        if end >= FORGET_CHAINS || (slices >= FORGET_SLICES && slices >= self.buffers.len() / 2) {
             self.forget_front();
         }
     }
