@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod driver;
 pub mod front_end;
 pub mod guest;
 pub mod message;

@@ -7,15 +7,14 @@ use arbitrary::Arbitrary;
 use vnicd::memory::{copy_from_guest, copy_to_guest};
 use vnicd::ring::{Access, Ring, RingError, RingLog, RingSetup};
 
-use crate::guest::{BASE, Guest};
-
-const DESC: u64 = BASE;
-const AVAIL: u64 = BASE + 0x2000;
-const USED: u64 = BASE + 0x3000;
-const BUFFERS: u64 = BASE + 0x4000;
+use crate::driver::{AVAIL, DESC, Driver, Step, USED};
+use crate::guest::Guest;
 
 /// Descriptors that one call walks at most, those of its last chain left aside (`MAX_WALKED` of the ring).
 const MAX_WALKED: usize = 8192;
+
+/// Slices of chains that were given back that are kept in any case (`FORGET_SLICES` of the ring).
+const KEPT: usize = 16 * 1024;
 
 /// A ring and what happens to it.
 #[derive(Arbitrary, Debug)]
@@ -38,48 +37,6 @@ enum Size {
     Small(u8),
     PowerOfTwo(u8),
     Any(u16),
-}
-
-#[derive(Arbitrary, Debug)]
-enum Step {
-    // The driver.
-    Desc { index: u8, address: Address, len: u16, flags: u8, owner: u8, number: u8 },
-    TableDesc { index: u8, address: Address, len: u16, flags: u8, number: u8 },
-    Avail { slot: u8, head: u8 },
-    AvailIdx(u16),
-    Event(u16, u16),
-    Write(u16, [u8; 8]),
-    // The device.
-    Take(u8, u16),
-    Reserve(u8, u16),
-    Complete(u16),
-    CompleteUnwritten(u8),
-    Publish,
-    Untake(u16),
-    ArmKicks,
-    SuppressKicks,
-    NeedsCall,
-    ForgetCalls,
-    Restart,
-}
-
-#[derive(Arbitrary, Clone, Copy, Debug)]
-enum Address {
-    Buffer(u16),
-    Table,
-    Ring(u16),
-    Any(u64),
-}
-
-impl Address {
-    fn get(self) -> u64 {
-        match self {
-            Self::Buffer(at) => BUFFERS + 0x1000 + u64::from(at),
-            Self::Table => BUFFERS,
-            Self::Ring(at) => BASE + u64::from(at % 0x4000),
-            Self::Any(at) => at,
-        }
-    }
 }
 
 impl Case {
@@ -117,51 +74,20 @@ pub fn run(case: Case, packed: bool) {
             },
             Err(_) => return,
         };
+        let mut driver = Driver { guest, setup, next: device.ring.base() as u16 };
         for step in &case.steps {
-            drive(guest, step, setup);
-            let before = guest.snapshot();
+            if driver.drive(step) {
+                continue;
+            }
+            let before = case.is_logged.then(|| guest.snapshot());
             device.serve(step);
             device.check();
-            let marked = guest.take_marks();
-            if case.is_logged {
-                let changed = guest.changed(&before);
-                assert!(changed.is_subset(&marked), "{step:?}: {changed:x?} changed, {marked:x?} marked");
-            } else {
-                assert!(marked.is_empty(), "{step:?}: {marked:x?} marked");
-            }
+            let Some(before) = before else { continue };
+            let (changed, marked) = (guest.changed(&before), guest.take_marks());
+            assert!(changed.is_subset(&marked), "{step:?}: {changed:x?} changed, {marked:x?} marked");
         }
+        assert!(case.is_logged || guest.take_marks().is_empty(), "marked without a log");
     });
-}
-
-/// What the driver does in a step.
-fn drive(guest: &Guest, step: &Step, setup: RingSetup) {
-    let descriptor = |table: u64, index: u8, address: Address, len: u16, flags: u16, number: u8| {
-        let (flags, number) = (flags.to_le_bytes(), u16::from(number).to_le_bytes());
-        let rest = if setup.packed { [number, flags] } else { [flags, number] };
-        let bytes = [&address.get().to_le_bytes()[..], &u32::from(len).to_le_bytes(), &rest.concat()].concat();
-        guest.write(table + u64::from(index) * 16, &bytes);
-    };
-    match *step {
-        Step::Desc { index, address, len, flags, owner, number } => {
-            // Mostly the flags that mean something; whose a packed descriptor is.
-            let owner = if setup.packed { u16::from(owner & 1) << 7 | u16::from(owner & 2) << 14 } else { 0 };
-            descriptor(setup.desc, index, address, len, u16::from(flags & 7) | owner, number);
-        }
-        Step::TableDesc { index, address, len, flags, number } => {
-            descriptor(BUFFERS, index, address, len, flags.into(), number);
-        }
-        Step::Avail { slot, head } => guest.write(setup.avail + 4 + u64::from(slot) * 2, &[head, 0]),
-        Step::AvailIdx(idx) => guest.write(setup.avail + 2, &idx.to_le_bytes()),
-        Step::Event(at, flags) if setup.packed => {
-            guest.write(setup.avail, &[at.to_le_bytes(), flags.to_le_bytes()].concat());
-        }
-        Step::Event(at, flags) => {
-            guest.write(setup.avail, &flags.to_le_bytes());
-            guest.write(setup.avail + 4 + u64::from(setup.size) * 2, &at.to_le_bytes());
-        }
-        Step::Write(at, bytes) => guest.write(BASE + u64::from(at), &bytes),
-        _ => {}
-    }
 }
 
 struct Device<'a> {
@@ -185,10 +111,16 @@ impl<'a> Device<'a> {
             Step::Take(chains, bytes) => self.ring.take_burst(chains.into(), bytes.into()).map(drop),
             Step::Reserve(chains, bytes) => self.ring.reserve(chains.into(), bytes.into()).map(drop),
             Step::Complete(written) if taken > 0 => {
-                let slices = self.ring.taken().slices_of(0);
-                let written = if writes { copy_to_guest(&vec![0xa5; written.into()], slices, 0) } else { 0 };
-                self.ring.complete(written as u32);
+                let written = self.write_to(0, written);
+                self.ring.complete(written);
                 assert_eq!(self.ring.taken().len(), taken - 1);
+                Ok(())
+            }
+            Step::CompleteBurst(n, written) => {
+                let n = taken.min(n.into());
+                let lens: Vec<_> = (0..n).map(|at| self.write_to(at, written)).collect();
+                self.ring.complete_burst(&lens);
+                assert_eq!(self.ring.taken().len(), taken - n);
                 Ok(())
             }
             Step::CompleteUnwritten(n) => {
@@ -236,6 +168,14 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// Writes to taken chain number `at`, if the device may; says how many bytes.
+    fn write_to(&self, at: usize, written: u16) -> u32 {
+        if self.ring.setup().access == Access::Read {
+            return 0;
+        }
+        copy_to_guest(&vec![0xa5; written.into()], self.ring.taken().slices_of(at), 0) as u32
+    }
+
     fn restart(&mut self) {
         self.ring.publish();
         let (setup, base) = (*self.ring.setup(), self.ring.base());
@@ -251,8 +191,10 @@ impl<'a> Device<'a> {
         self.guest.assert_holds(taken);
         assert!(taken.len() <= size);
         assert_eq!(taken.bytes(), taken.chains().iter().map(|chain| chain.len as usize).sum::<usize>());
-        // A descriptor is at most a slice of either region.
-        assert!(taken.buffers().len() <= 2 * (MAX_WALKED + 2 * size).max(size * size));
+        // A descriptor is at most a slice of either region. Of chains that were given back no more slices are kept than
+        // of those that were not, or so many.
+        let held = 2 * (MAX_WALKED + 2 * size).max(size * size);
+        assert!(taken.buffers().len() <= 2 * held.max(KEPT));
         let mut bytes = [0; 256];
         for at in 0..taken.len() {
             let slices = taken.slices_of(at);
