@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::Access;
 use crate::memory::{Buffers, DirtyLog, GuestSlice, MemoryTable};
 
-/// Chains that were given back are forgotten together, at the latest when this many have gathered.
-const FORGET_CHAINS: usize = if cfg!(miri) { 32 } else { 1024 };
+/// Chains that were given back are forgotten together, at the latest when this many have gathered; fewer where a test or
+/// a fuzzer would hardly come so far.
+const FORGET_CHAINS: usize = if cfg!(any(miri, fuzzing)) { 32 } else { 1024 };
 
 /// The same by their slices, of which a chain may have as many as the ring has entries, and twice that.
 const FORGET_SLICES: usize = 16 * FORGET_CHAINS;
