@@ -42,6 +42,9 @@ struct Prelude {
     avail_idx: u8,
 }
 
+/// All protocol features that are offered to a front end that claims the device first.
+const PROTOCOL_FEATURES: u64 = 0x1_823f;
+
 /// Of every ring in the guest's memory: its parts, and where they stand in it.
 const RING: u16 = 0x2000;
 const AVAIL: u16 = 0x1000;
@@ -53,7 +56,7 @@ impl Prelude {
         let features = offered & (self.features | 1 << 30 | 1 << 32);
         let mut messages = vec![
             Message::good(3, Body::Empty, vec![]),
-            Message::good(16, Body::Number(1 << 3 | 1), vec![]),
+            Message::good(16, Body::Number(PROTOCOL_FEATURES), vec![]),
             Message::good(2, Body::Number(features), vec![]),
             Message::good(5, Body::Regions(vec![Region(0, (MEMORY >> 12) as u8, 0)]), vec![Fd::Guest]),
         ];

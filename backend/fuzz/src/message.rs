@@ -32,6 +32,8 @@ pub struct Message {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Request {
+    /// One that the body is for.
+    Fitting(u8),
     /// One that the specification has.
     Known(u8),
     Any(u32),
@@ -94,6 +96,21 @@ fn halves(halves: &[u32]) -> Vec<u8> {
 }
 
 impl Body {
+    /// The requests that have such a body.
+    fn requests(&self) -> &'static [u32] {
+        match self {
+            Self::Empty => &[1, 3, 4, 7, 15, 17, 21, 36, 40],
+            Self::Number(_) | Self::Small(_) => &[2, 12, 13, 14, 16, 19, 20, 39],
+            Self::State(..) => &[8, 10, 11, 18],
+            Self::Addresses(..) => &[9],
+            Self::Region(_) => &[37, 38],
+            Self::Regions(_) => &[5],
+            Self::Log(..) => &[6],
+            Self::Config(..) => &[24, 25],
+            Self::Raw(_) => &[31, 33, 41, 42, 43],
+        }
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Empty => Vec::new(),
@@ -141,6 +158,10 @@ impl Message {
     /// Sends it; says whether somebody listens.
     pub fn send(&self, stream: &UnixStream, guest: BorrowedFd<'_>) -> bool {
         let request = match self.request {
+            Request::Fitting(n) => {
+                let requests = self.body.requests();
+                requests[usize::from(n) % requests.len()]
+            }
             Request::Known(n) => u32::from(n % 45),
             Request::Any(n) => n,
         };

@@ -14,7 +14,7 @@ use crate::guest::Guest;
 const MAX_WALKED: usize = 8192;
 
 /// Slices of chains that were given back that are kept in any case (`FORGET_SLICES` of the ring).
-const KEPT: usize = 16 * 1024;
+const KEPT: usize = 16 * 32;
 
 /// A ring and what happens to it.
 #[derive(Arbitrary, Debug)]
