@@ -93,6 +93,72 @@ fn cve_2020_10723_indices_that_are_cut() -> Result<()> {
     serves(&ns, &vnicd)
 }
 
+/// A ring's size is said again and again; it costs nothing, and a ring that runs keeps the one that it has.
+#[test]
+fn cve_2019_14818_sizes_said_again_and_again() -> Result<()> {
+    let (ns, vnicd) = host()?;
+    serves(&ns, &vnicd)?;
+    let before = vnicd.idle_fds(1)?;
+    let mut client = Client::start(vnicd.socket(), FEATURES)?;
+    let say = |client: &Client, times: u32| -> Result<()> {
+        for n in 0..times {
+            let size = 1u32 << (n % 16);
+            client.send(
+                SET_VRING_NUM,
+                VERSION | NEED_REPLY,
+                &[0u32.to_le_bytes(), size.to_le_bytes()].concat(),
+                &[],
+            )?;
+            let reply = client.reply()?.context("the connection was closed")?;
+            ensure!(reply.value() == Some(0), "{size} entries: {reply:?}");
+        }
+        Ok(())
+    };
+    say(&client, 1000)?;
+    let memory = vnicd.usage()?.rss_private_bytes;
+    say(&client, 10_000)?;
+    let grown = vnicd.usage()?.rss_private_bytes.saturating_sub(memory);
+    ensure!(grown < 256 << 10, "ten thousand sizes cost {grown} B");
+    let _queue = client.running_queue(0, 256)?;
+    for size in [128u32, 512] {
+        let body = [0u32.to_le_bytes(), size.to_le_bytes()].concat();
+        is_refused(&client, SET_VRING_NUM, &body, &[])?;
+    }
+    drop(client);
+    let after = vnicd.idle_fds(2)?;
+    ensure!(after == before, "{before} file descriptors before, {after} after");
+    serves(&ns, &vnicd)
+}
+
+/// Requests for and with a log of chains under way, and for cryptography, neither of which this device has: sizes at
+/// their extremes, and file descriptors attached.
+#[test]
+fn cve_2020_10726_2021_3839_2022_0669_2020_10724_requests_of_other_devices() -> Result<()> {
+    const INFLIGHT: [u32; 2] = [31, 32];
+    const CRYPTO: [u32; 2] = [26, 27];
+    let (ns, vnicd) = host()?;
+    serves(&ns, &vnicd)?;
+    let before = vnicd.idle_fds(1)?;
+    let log = memfd(8192)?;
+    let fds = [log.as_fd(); 8];
+    let mut connections = 1;
+    for (size, offset, queues) in [(8192, 0, 0x0001_0001), (u64::MAX, u64::MAX, u64::MAX), (0, 0, 0xffff_ffff)] {
+        for request in INFLIGHT.iter().chain(&CRYPTO) {
+            for count in [0, 1, 2, 8] {
+                for _ in 0..4 {
+                    let client = Client::start(vnicd.socket(), FEATURES)?;
+                    let refused = is_refused(&client, *request, &words(&[size, offset, queues]), &fds[..count])?;
+                    ensure!(refused, "request {request} with {count} fds was accepted");
+                    connections += 1;
+                }
+            }
+        }
+    }
+    let after = vnicd.idle_fds(connections)?;
+    ensure!(after == before, "{before} file descriptors before, {after} after");
+    serves(&ns, &vnicd)
+}
+
 #[test]
 fn ring_sizes_that_are_none() -> Result<()> {
     let (ns, vnicd) = host()?;

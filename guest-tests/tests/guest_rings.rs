@@ -1,0 +1,98 @@
+//! A Linux driver's rings in both formats, with and without EVENT_IDX: everything is carried, and the guest's own count of
+//! interrupts (`/proc/interrupts`) shows what suppressing them is worth.
+
+use anyhow::{Context, Result, ensure};
+use guest_tests::lab::{GUEST, HOST};
+use guest_tests::transfer::{self, Datagrams};
+use guest_tests::{Guest, Lab, Qemu, Side};
+
+const MB: u64 = 1_000_000;
+const FLOOD: Datagrams = Datagrams { count: 20_000, size: 64, pps: Some(20_000) };
+
+/// Interrupts of the guest's receive or transmit queue so far.
+fn interrupts(guest: &Guest, queue: &str) -> Result<u64> {
+    let table = guest.run_ok("cat /proc/interrupts")?;
+    let line = table.lines().find(|line| line.contains(queue)).with_context(|| format!("no {queue} in\n{table}"))?;
+    Ok(line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum())
+}
+
+/// What a flood took: packets, the guest's interrupts, the daemon's calls.
+#[derive(Debug)]
+struct Cost {
+    packets: u64,
+    interrupts: u64,
+    calls: u64,
+}
+
+/// Sends a flood one way and counts what it took in `queue` of the guest.
+fn flood(lab: &Lab, guest: &Guest, queue: &str, packets: &str) -> Result<Cost> {
+    let counters = || -> Result<Cost> {
+        // In this order: no interrupt is counted whose call is not.
+        let interrupts = interrupts(guest, queue)?;
+        let count = |name| Ok::<_, anyhow::Error>(lab.vnicd.counters(name)?.iter().sum::<u64>());
+        Ok(Cost { packets: count(packets)?, interrupts, calls: count("calls")? })
+    };
+    let (inside, outside) = (Side::Guest(guest), Side::Host(&lab.ns));
+    let (from, to, address) = if packets == "tx_packets" { (inside, outside, HOST) } else { (outside, inside, GUEST) };
+    let before = counters()?;
+    let came = transfer::udp(from, to, address, FLOOD)?;
+    let after = counters()?;
+    ensure!(came.count > FLOOD.count / 2, "most of the flood was lost: {came:?}");
+    let cost = Cost {
+        packets: after.packets - before.packets,
+        interrupts: after.interrupts - before.interrupts,
+        calls: after.calls - before.calls,
+    };
+    ensure!(cost.packets >= came.count, "{cost:?}, and {came:?} came");
+    Ok(cost)
+}
+
+fn carried(packed: bool, event_idx: bool) -> Result<()> {
+    let on = |is_on| if is_on { "on" } else { "off" };
+    let lab = Lab::with(|vnicd| vnicd.control())?;
+    let properties = format!("packed={},event_idx={}", on(packed), on(event_idx));
+    let guest = lab.boot_with(Qemu::V10, &properties)?;
+    for (feature, is_on) in [("RING_PACKED", packed), ("EVENT_IDX", event_idx)] {
+        let log = lab.vnicd.log();
+        let features = log.iter().rfind(|line| line.contains("features: ")).map(String::as_str).unwrap_or_default();
+        ensure!(features.contains(feature) == is_on, "{properties} has no effect: {features}");
+    }
+    lab.ping(&guest)?;
+    lab.tcp_both_ways(&guest, 16 * MB + 1)?;
+    // One packet at a time: each must be told of, or nothing comes back.
+    guest.run_ok(&format!("ping -c 300 -i 0.002 -W 5 {HOST} | grep -q ' 0% packet loss'"))?;
+
+    let to_guest = flood(&lab, &guest, "input.0", "rx_packets")?;
+    let from_guest = flood(&lab, &guest, "output.0", "tx_packets")?;
+    for (way, cost) in [("to the guest", &to_guest), ("from the guest", &from_guest)] {
+        println!("{properties}, {way}: {cost:?}");
+        ensure!(cost.interrupts <= cost.calls, "{properties}, {way}: interrupts that nobody called for: {cost:?}");
+        ensure!(cost.interrupts > 0, "{properties}, {way}: no interrupt came: {cost:?}");
+        ensure!(cost.interrupts < cost.packets, "{properties}, {way}: an interrupt for each packet: {cost:?}");
+    }
+    if event_idx {
+        // The driver asks to be told when three quarters of what is under way are done.
+        ensure!(from_guest.interrupts < from_guest.packets / 2, "{properties}: {from_guest:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn split_with_event_idx() -> Result<()> {
+    carried(false, true)
+}
+
+#[test]
+fn split_without_event_idx() -> Result<()> {
+    carried(false, false)
+}
+
+#[test]
+fn packed_with_event_idx() -> Result<()> {
+    carried(true, true)
+}
+
+#[test]
+fn packed_without_event_idx() -> Result<()> {
+    carried(true, false)
+}
