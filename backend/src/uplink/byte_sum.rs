@@ -22,11 +22,19 @@ fn sum_of_blocks(blocks: &[[u8; 16]]) -> u64 {
     use std::arch::x86_64::{
         _mm_add_epi64, _mm_cvtsi128_si64, _mm_sad_epu8, _mm_set_epi64x, _mm_setzero_si128, _mm_unpackhi_epi64,
     };
-    let mut sums = _mm_setzero_si128();
-    for block in blocks {
+    let sum_of = |block: &[u8; 16]| {
         let word = u128::from_le_bytes(*block);
-        let bytes = _mm_set_epi64x((word >> 64) as i64, word as i64);
-        sums = _mm_add_epi64(sums, _mm_sad_epu8(bytes, _mm_setzero_si128()));
+        _mm_sad_epu8(_mm_set_epi64x((word >> 64) as i64, word as i64), _mm_setzero_si128())
+    };
+    let (fours, rest) = blocks.as_chunks::<4>();
+    let mut sums = _mm_setzero_si128();
+    for [a, b, c, d] in fours {
+        // So that few additions wait for each other.
+        let (ab, cd) = (_mm_add_epi64(sum_of(a), sum_of(b)), _mm_add_epi64(sum_of(c), sum_of(d)));
+        sums = _mm_add_epi64(sums, _mm_add_epi64(ab, cd));
+    }
+    for block in rest {
+        sums = _mm_add_epi64(sums, sum_of(block));
     }
     (_mm_cvtsi128_si64(sums) + _mm_cvtsi128_si64(_mm_unpackhi_epi64(sums, sums))) as u64
 }
