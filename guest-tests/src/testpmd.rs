@@ -174,12 +174,18 @@ impl Testpmd {
 
     /// How the driver says that it receives and sends, since it was configured last.
     pub fn data_path(&self) -> Result<[String; 2]> {
-        let log = self.console.process().lines().all();
         let way = |direction: &str| {
             let end = format!(" {direction} path on port 0");
-            let way = log.iter().rev().find_map(|line| line.split_once("virtio: using ")?.1.strip_suffix(&end));
-            way.map(ToOwned::to_owned)
-                .with_context(|| format!("no {direction} path\n{}", self.console.process().tail()))
+            let printed = || {
+                let log = self.console.process().lines().all();
+                log.iter()
+                    .rev()
+                    .find_map(|line| line.split_once("virtio: using ")?.1.strip_suffix(&end).map(String::from))
+            };
+            // It stands on the other stream than answers to commands, and may be read later.
+            eventually(&format!("testpmd tells its {direction} path"), || Ok(printed().is_some()))
+                .with_context(|| self.console.process().tail())?;
+            printed().context("it was there")
         };
         Ok([way("Rx")?, way("Tx")?])
     }

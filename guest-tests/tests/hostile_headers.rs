@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// A page of shared memory that no test looks into.
 const SCRAP: u64 = GUEST_BASE + (15 << 20);
 
-/// Headers in shreds, chains that are a header only, chains that are not even that.
+/// CVE-2022-2132: headers in shreds, chains that are a header only, chains that are not even that.
 #[test]
 fn cve_2022_2132_headers_in_shreds() -> Result<()> {
     in_each_format(|target| {
@@ -36,7 +36,7 @@ fn cve_2022_2132_headers_in_shreds() -> Result<()> {
     })
 }
 
-/// Every field of the header at its ends, with every feature that has them looked at.
+/// CVE-2024-11614: every field of the header at its ends, with every feature that has them looked at.
 #[test]
 fn cve_2024_11614_headers_at_their_extremes() -> Result<()> {
     /// CSUM, HOST_TSO4, HOST_TSO6, HOST_ECN.
@@ -61,6 +61,7 @@ fn cve_2024_11614_headers_at_their_extremes() -> Result<()> {
     })
 }
 
+/// CVE-2024-11614 again: what was checked must be what is used.
 #[test]
 fn cve_2024_11614_headers_that_change_while_they_are_read() -> Result<()> {
     const OFFLOADS: u64 = 1 | 1 << 11;
@@ -78,7 +79,7 @@ fn cve_2024_11614_headers_that_change_while_they_are_read() -> Result<()> {
     })
 }
 
-/// Frames shorter than an Ethernet header (CVE-2024-41090 and 41091).
+/// CVE-2024-41090, CVE-2024-41091: frames shorter than an Ethernet header.
 #[test]
 fn cve_2024_41090_frames_shorter_than_their_header() -> Result<()> {
     in_each_format(|target| {

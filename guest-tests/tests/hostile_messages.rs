@@ -57,7 +57,7 @@ fn words(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Rings that do not exist. None is taken for another one whose number has the same lower bits.
+/// CVE-2020-10723: rings that do not exist. None is taken for another one whose number has the same lower bits.
 #[test]
 fn cve_2020_10723_indices_that_are_cut() -> Result<()> {
     let (ns, vnicd) = host()?;
@@ -93,7 +93,7 @@ fn cve_2020_10723_indices_that_are_cut() -> Result<()> {
     serves(&ns, &vnicd)
 }
 
-/// A ring's size is said again and again; it costs nothing, and a ring that runs keeps the one that it has.
+/// CVE-2019-14818: a ring's size is said again and again; it costs nothing, and a ring that runs keeps the one that it has.
 #[test]
 fn cve_2019_14818_sizes_said_again_and_again() -> Result<()> {
     let (ns, vnicd) = host()?;
@@ -130,8 +130,8 @@ fn cve_2019_14818_sizes_said_again_and_again() -> Result<()> {
     serves(&ns, &vnicd)
 }
 
-/// Requests for and with a log of chains under way, and for cryptography, neither of which this device has: sizes at
-/// their extremes, and file descriptors attached.
+/// CVE-2020-10726, CVE-2021-3839, CVE-2022-0669 (a log of chains under way) and CVE-2020-10724 (cryptography), neither of
+/// which this device has: sizes at their extremes, and file descriptors attached.
 #[test]
 fn cve_2020_10726_2021_3839_2022_0669_2020_10724_requests_of_other_devices() -> Result<()> {
     const INFLIGHT: [u32; 2] = [31, 32];
@@ -173,7 +173,7 @@ fn ring_sizes_that_are_none() -> Result<()> {
     serves(&ns, &vnicd)
 }
 
-/// Sizes and offsets whose sum wraps around, that the file does not have, or that cannot be mapped.
+/// CVE-2020-10722: sizes and offsets whose sum wraps around, that the file does not have, or that cannot be mapped.
 #[test]
 fn cve_2020_10722_logs_at_their_extremes() -> Result<()> {
     const FILE: u64 = 8192;
@@ -221,7 +221,7 @@ fn cve_2020_10722_logs_at_their_extremes() -> Result<()> {
     serves(&ns, &vnicd)
 }
 
-/// Logs that end before guest memory does: what has no bit is not marked, or the log is refused.
+/// CVE-2019-14835: logs that end before guest memory does: what has no bit is not marked, or the log is refused.
 #[test]
 fn cve_2019_14835_logs_that_are_too_short() -> Result<()> {
     let (ns, vnicd) = host()?;

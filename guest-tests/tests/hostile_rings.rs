@@ -33,7 +33,7 @@ fn add(queue: &mut Queue, chain: &[Desc]) {
     queue.add_descs(chain).expect("the ring has room");
 }
 
-/// Buffers that are not or not wholly in guest memory: alone, behind a good one, and in an indirect table.
+/// CVE-2018-1059: buffers that are not or not wholly in guest memory: alone, behind a good one, and in an indirect table.
 #[test]
 fn cve_2018_1059_buffers_beyond_memory() -> Result<()> {
     in_each_format(|target| {
@@ -75,7 +75,7 @@ fn cve_2018_1059_buffers_beyond_memory() -> Result<()> {
     })
 }
 
-/// Each part of a ring just over the end of memory.
+/// CVE-2018-1059: each part of a ring just over the end of memory.
 #[test]
 fn cve_2018_1059_rings_beyond_memory() -> Result<()> {
     let (ns, vnicd) = host()?;
@@ -98,7 +98,7 @@ fn cve_2018_1059_rings_beyond_memory() -> Result<()> {
     Ok(())
 }
 
-/// A bad descriptor at each place of a batch of four: those before it are sent.
+/// CVE-2020-10725: a bad descriptor at each place of a batch of four: those before it are sent.
 #[test]
 fn cve_2020_10725_a_bad_descriptor_in_a_batch() -> Result<()> {
     in_each_format(|target| {
@@ -123,7 +123,7 @@ fn cve_2020_10725_a_bad_descriptor_in_a_batch() -> Result<()> {
     })
 }
 
-/// The same among posted buffers; which of those before it are still filled, is the device's affair.
+/// CVE-2020-10725 among posted buffers; which of those before it are still filled, is the device's affair.
 #[test]
 fn cve_2020_10725_a_bad_receive_buffer_in_a_batch() -> Result<()> {
     let (ns, vnicd) = host()?;
@@ -145,7 +145,8 @@ fn cve_2020_10725_a_bad_receive_buffer_in_a_batch() -> Result<()> {
     Ok(())
 }
 
-/// Descriptors that are good at one time and bad at another, as CVE-2020-14374 to 14378 had them.
+/// CVE-2020-14374, CVE-2020-14375, CVE-2020-14376, CVE-2020-14377, CVE-2020-14378: descriptors that are good at one time
+/// and bad at another.
 #[test]
 fn cve_2020_14374_descriptors_that_change_while_they_are_read() -> Result<()> {
     in_each_format(|target| {
@@ -205,7 +206,7 @@ fn indirect_tables_that_were_not_agreed_on() -> Result<()> {
     })
 }
 
-/// A ring full of buffers that hold nothing, over and over, keeps nobody else from being served.
+/// CVE-2019-3900: a ring full of buffers that hold nothing, over and over, keeps nobody else from being served.
 #[test]
 fn cve_2019_3900_rings_full_of_nothing() -> Result<()> {
     in_each_format(|target| {
