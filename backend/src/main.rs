@@ -19,6 +19,7 @@ use vnicd::config::{Config, LogFormat};
 use vnicd::control::ControlServer;
 use vnicd::device::{Device, EventLoop, Links};
 use vnicd::opener::{self, ListenRequest};
+use vnicd::worker::mode_events;
 
 /// Exit code for words that make no sense and for what cannot be opened.
 const EXIT_CONFIGURATION: u8 = 2;
@@ -62,7 +63,9 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
         None => None,
     };
-    let mut devices = config.devices.iter().map(Device::open).collect::<Result<Vec<_>, _>>()?;
+    let (mode_events, listener) = mode_events()?;
+    let mut devices =
+        config.devices.iter().map(|device| Device::open(device, &mode_events)).collect::<Result<Vec<_>, _>>()?;
 
     let mut events = EventLoop::new()?;
     events.add_subscriber(Box::new(signals));
@@ -72,7 +75,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
     events.add_subscriber(Box::new(Links::watch(nics.clone())?));
     if let Some(listening) = control {
-        events.add_subscriber(Box::new(ControlServer::new(listening, nics)));
+        events.add_subscriber(Box::new(ControlServer::new(listening, nics, listener)));
     }
     while !ended.get() {
         events.run()?;

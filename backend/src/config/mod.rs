@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::mode::Setting;
+use crate::mode::{Policy, Setting};
 use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::DeviceName;
@@ -128,6 +128,10 @@ pub struct DeviceOptions {
     /// When rings and uplink are polled, and when the worker sleeps until it is interrupted
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub mode: Setting,
+
+    /// What `auto` goes by.
+    #[command(flatten)]
+    pub governor: Policy,
 
     /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]
@@ -253,7 +257,13 @@ impl DeviceOptions {
         if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
         }
-        Ok(())
+        self.governor.check().map(drop).or_else(|e| wrong(&e.to_string()))
+    }
+
+    /// When its pairs sleep and when they poll.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { mode: self.mode, ..self.governor }
     }
 
     /// What only one device can have and both want.
@@ -318,6 +328,8 @@ mod tests {
             ("[[device]]\nsocket-path = '/a'\nqueue-pairs = 33\n", "--queue-pairs 33"),
             ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
             ("[[device]\n", ":1: "),
+            ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 25000 is not below enter-pps = 5"),
+            ("[[device]]\nfd = 3\n[device.governor]\nenter-ppm = 5\n", ":4: unknown field `enter-ppm`"),
             ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode means nothing with --fd"),
             (
                 "[[device]]\nfd = 3\nname='a'\n[[device]]\nfd = 3\nname = 'b'\n",

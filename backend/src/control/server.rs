@@ -15,6 +15,7 @@ use super::rpc::{self, Request, RpcError};
 use super::status::Status;
 use crate::nic::Nic;
 use crate::opener::Listening;
+use crate::worker::Listener;
 
 /// Longest request in bytes.
 const MAX_REQUEST: usize = 64 << 10;
@@ -30,6 +31,7 @@ const MAX_UNREAD: usize = 4 << 20;
 pub struct ControlServer {
     listening: Listening,
     devices: Vec<Arc<Nic>>,
+    listener: Listener,
     clients: HashMap<RawFd, Client>,
 }
 
@@ -52,8 +54,8 @@ enum Next {
 impl ControlServer {
     /// Serves what comes to `listening`.
     #[must_use]
-    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>) -> Self {
-        Self { listening, devices, clients: HashMap::new() }
+    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>, listener: Listener) -> Self {
+        Self { listening, devices, listener, clients: HashMap::new() }
     }
 
     fn accept(&mut self, ops: &mut EventOps) {

@@ -62,7 +62,7 @@ impl DeviceStatus {
         let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
         let pair = |(n, counters): (usize, &std::sync::Arc<_>)| {
             let id = QueueId::pair(device.name(), n as u16);
-            device.worker(id.pair).map(|_| PairStatus {
+            device.worker(id).map(|_| PairStatus {
                 id: id.to_string(),
                 rx_started: started(id.with(Direction::Rx)),
                 tx_started: started(id.with(Direction::Tx)),

@@ -17,6 +17,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
+use crate::worker::ModeEvents;
 
 pub use entrance::Ended;
 pub use links::Links;
@@ -32,11 +33,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens what the device needs. Nothing is served yet.
+    /// Opens what the device needs. Nothing is served yet. `events` is told when a pair changes its mode.
     ///
     /// # Errors
     /// When a socket or the uplink cannot be opened.
-    pub fn open(options: &DeviceOptions) -> Result<Self, Box<dyn Error>> {
+    pub fn open(options: &DeviceOptions, events: &ModeEvents) -> Result<Self, Box<dyn Error>> {
         // The socket first: whoever waits for it may connect while the uplink is opened.
         let entrance = Entrance::open(options)?;
         let uplink = uplinks::open(options)?;
@@ -51,7 +52,8 @@ impl Device {
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
             cpus: options.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
-            mode: options.mode,
+            policy: options.policy(),
+            events: events.clone(),
         }));
         Ok(Self { nic, entrance: Some(entrance) })
     }

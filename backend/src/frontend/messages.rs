@@ -71,8 +71,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         if before != features {
             tracing::info!("features: {}", FeatureNames(features));
             self.note();
-            for (_, worker) in self.workers() {
-                worker.send(Message::Features(self.understood()));
+            for (id, worker) in self.nic.workers() {
+                worker.send(id, Message::Features(self.understood()));
             }
         }
         // Rings run on while a migration starts or is given up.
@@ -166,7 +166,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (at, id, ring) = self.ring(index.into())?;
         let kick = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Kick(id, kick));
+            self.tell(id, Message::Kick(kick));
             return Ok(());
         }
         ring.fds.kick = kick;
@@ -177,7 +177,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (_, id, ring) = self.ring(index.into())?;
         let call = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Call(id, call));
+            self.tell(id, Message::Call(call));
         } else {
             ring.fds.call = call;
         }
@@ -188,7 +188,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (_, id, ring) = self.ring(index.into())?;
         let err = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Err(id, err));
+            self.tell(id, Message::Err(err));
         } else {
             ring.fds.err = err;
         }
@@ -220,7 +220,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if ring.started
             && let Some(worker) = self.worker_of(id)
         {
-            self.ask(id.pair, &worker, |answer| Message::RingEnable(id, enable, answer))?;
+            self.ask(id, &worker, |answer| Message::RingEnable(enable, answer))?;
         }
         Ok(())
     }

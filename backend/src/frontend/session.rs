@@ -159,25 +159,25 @@ impl Session {
 
     /// The worker of a ring, if it runs.
     pub(super) fn worker_of(&self, id: QueueId) -> Option<Arc<Mailbox>> {
-        self.nic.worker(id.pair)
+        self.nic.worker(id)
     }
 
     /// Tells the worker of a started ring.
     pub(super) fn tell(&self, id: QueueId, message: Message) {
         if let Some(worker) = self.worker_of(id) {
-            worker.send(message);
+            worker.send(id, message);
         }
     }
 
-    /// Asks the worker of a pair. One that does not answer is given up, and its pair with it.
+    /// Asks the worker of a ring or pair. One that does not answer is given up, and its pair with it.
     pub(super) fn ask<T>(
         &self,
-        pair: u16,
+        id: QueueId,
         worker: &Mailbox,
         message: impl FnOnce(SyncSender<T>) -> Message,
     ) -> std::result::Result<T, Refusal> {
-        worker.ask(message).map_err(|e| {
-            self.nic.give_up(pair);
+        worker.ask(id, message).map_err(|e| {
+            self.nic.give_up(id);
             Refusal::Worker(e)
         })
     }
@@ -188,20 +188,20 @@ impl Session {
         let worker = match self.worker_of(id) {
             Some(worker) => worker,
             None => {
-                let worker = self.nic.start_worker(id.pair).map_err(Refusal::Start)?;
-                drop(self.ask(id.pair, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))?);
+                let worker = self.nic.start_worker(id).map_err(Refusal::Start)?;
+                drop(self.ask(id, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))?);
                 worker
             }
         };
         // The worker may still know those of the front end before.
-        worker.send(Message::Features(self.understood()));
+        worker.send(id, Message::Features(self.understood()));
         let log = self.ring_log(at);
         let ring = &mut self.rings[at];
         ring.started = true;
         let (enabled, base, fds) = (ring.enabled, ring.base, std::mem::take(&mut ring.fds));
-        self.ask(id.pair, &worker, |answer| Message::RingEnable(id, enabled, answer))?;
+        self.ask(id, &worker, |answer| Message::RingEnable(enabled, answer))?;
         let start = RingStart { setup, base, log };
-        self.ask(id.pair, &worker, |answer| Message::RingUp(id, start, fds, answer))?;
+        self.ask(id, &worker, |answer| Message::RingUp(start, fds, answer))?;
         self.note();
         Ok(())
     }
@@ -248,7 +248,7 @@ impl Session {
     pub(super) fn tell_log(&self, at: usize) -> std::result::Result<(), Refusal> {
         let id = self.id(at);
         match self.worker_of(id).filter(|_| self.rings[at].started) {
-            Some(worker) => self.ask(id.pair, &worker, |answer| Message::Log(id, self.ring_log(at), answer)),
+            Some(worker) => self.ask(id, &worker, |answer| Message::Log(self.ring_log(at), answer)),
             None => Ok(()),
         }
     }
@@ -264,7 +264,7 @@ impl Session {
         }
         self.note();
         let Some(worker) = self.worker_of(id) else { return Ok(base) };
-        let base = self.ask(id.pair, &worker, |answer| Message::RingDown(id, answer))?.unwrap_or(base);
+        let base = self.ask(id, &worker, |answer| Message::RingDown(answer))?.unwrap_or(base);
         self.rings[at].base = base;
         Ok(base)
     }
@@ -273,14 +273,10 @@ impl Session {
     pub(super) fn change_memory(&mut self, memory: MemoryTable) -> std::result::Result<(), Refusal> {
         self.memory = Arc::new(memory);
         // One that does not answer keeps no other from letting go.
-        let ask = |(pair, worker): (u16, Arc<Mailbox>)| {
-            self.ask(pair, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))
+        let ask = |(id, worker): (QueueId, Arc<Mailbox>)| {
+            self.ask(id, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))
         };
-        let answers: Vec<_> = self.workers().map(ask).collect();
+        let answers: Vec<_> = self.nic.workers().map(ask).collect();
         answers.into_iter().try_for_each(|answer| answer.map(drop))
-    }
-
-    pub(super) fn workers(&self) -> impl Iterator<Item = (u16, Arc<Mailbox>)> + '_ {
-        (0..self.nic.rings() / 2).filter_map(|pair| Some((pair, self.nic.worker(pair)?)))
     }
 }

@@ -18,7 +18,6 @@ mod overrides;
 mod policy;
 mod rate;
 mod report;
-mod seen;
 #[cfg(test)]
 mod sim;
 mod starvation;
@@ -27,9 +26,8 @@ mod time;
 mod window;
 
 pub use governor::Governor;
-pub use overrides::ModeError;
+pub use overrides::{ModeError, Order};
 pub use policy::{Mode, Policy, PolicyError, Setting};
 pub use report::{Cause, Direction, Report, Uplink, Usage, Verdict, Way};
-pub use seen::{Decision, Seen, decide};
 pub use state::{Activity, Reason, State, Switch};
 pub use time::Time;

@@ -27,6 +27,17 @@ pub enum ModeError {
     TooMany,
 }
 
+/// What can be told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Be in this mode: for good, or for a time and then in the one that stands now.
+    Set(Mode, Option<Duration>),
+    /// Be in the other mode than now, for good.
+    Toggle,
+    /// Go by the rules; forget what was set.
+    Auto,
+}
+
 /// A mode set for a time.
 #[derive(Clone, Copy, Debug)]
 struct Timed {

@@ -76,6 +76,11 @@ impl Report {
         self.rx.packets | self.tx.packets != 0
     }
 
+    /// Neither way can move anything before something else happens.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.rx.left == Direction::Blocked && self.tx.left == Direction::Blocked
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.rx.left == Direction::Ready || self.tx.left == Direction::Ready
     }

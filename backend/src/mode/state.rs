@@ -20,6 +20,9 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
             /// Its name, which does not change.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -90,8 +93,10 @@ pub struct Switch {
 }
 
 /// What a pair's governor has to show.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
+    /// When it was so.
+    pub at: Time,
     /// The mode.
     pub mode: Mode,
     /// Since when.
@@ -104,8 +109,8 @@ pub struct State {
     pub setting_ends: Option<Time>,
     /// What the worker is doing.
     pub activity: Activity,
-    /// Changes of mode so far, by reason.
-    pub switches: Vec<(Reason, u64)>,
+    /// Changes of mode so far, by reason: in the order of [`Reason::ALL`].
+    pub switches: [u64; Reason::COUNT],
     /// Time asleep with kicks armed so far, in nanoseconds.
     pub waiting_ns: u64,
     /// Time draining so far, in nanoseconds.
@@ -120,6 +125,21 @@ pub struct State {
     pub polling_window_ns: u64,
 }
 
+impl State {
+    /// The same at a later time, if nothing else has happened meanwhile.
+    #[must_use]
+    pub fn until(mut self, now: Time) -> Self {
+        let ns = now.since_ns(self.at);
+        match self.activity {
+            Activity::Waiting => self.waiting_ns += ns,
+            Activity::Draining => self.draining_ns += ns,
+            Activity::Polling => self.polling_ns += ns,
+        }
+        self.at = self.at.max(now);
+        self
+    }
+}
+
 /// Keeps what [`State`] shows, and the changes that nobody has taken yet.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -127,7 +147,7 @@ pub(super) struct Record {
     pub(super) since: Time,
     pub(super) reason: Reason,
     pub(super) activity: Activity,
-    pub(super) switches: [u64; Reason::ALL.len()],
+    pub(super) switches: [u64; Reason::COUNT],
     /// By [`Activity`].
     spent_ns: [u64; 3],
     /// Of the time polling, that spent asleep.
@@ -148,7 +168,7 @@ impl Record {
             since: now,
             reason: Reason::Initial,
             activity,
-            switches: [0; Reason::ALL.len()],
+            switches: [0; Reason::COUNT],
             spent_ns: [0; 3],
             rested_ns: 0,
             mark: now,

@@ -7,6 +7,7 @@
 mod config_space;
 mod features;
 mod front_end;
+mod modes;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
 pub use front_end::FrontEnd;
+pub use modes::OrderError;
 
-use crate::mode::Setting;
+use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{DeviceCounters, DeviceName, Mailbox, Message, PairCounters, PairSetup, QueueId, WorkerHandle};
+use crate::worker::{
+    self, DeviceCounters, DeviceName, Mailbox, Message, ModeEvents, Pair, PairCounters, PairGauges, PairSetup, QueueId,
+    WorkerHandle,
+};
 
 /// Least MTU that IP allows (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -51,8 +56,10 @@ pub struct NicSetup {
     pub max_queue_size: u16,
     /// CPUs that its workers are pinned to, in turn; none: they run where the kernel likes.
     pub cpus: Vec<usize>,
-    /// Who chooses the mode of its pairs.
-    pub mode: Setting,
+    /// When its pairs sleep and when they poll.
+    pub policy: Policy,
+    /// Who is told when they change their mode.
+    pub events: ModeEvents,
 }
 
 /// A virtual NIC.
@@ -68,18 +75,27 @@ pub struct Nic {
     offered: u64,
     max_queue_size: u16,
     cpus: Vec<usize>,
-    mode: Setting,
+    events: ModeEvents,
     counters: DeviceCounters,
+    gauges: Vec<Arc<PairGauges>>,
     pairs: Vec<Mutex<PairState>>,
     front_end: Mutex<Option<FrontEnd>>,
 }
 
 #[derive(Debug)]
 enum PairState {
-    Idle(Tx, Rx),
+    /// No front end has started a ring of it yet.
+    Idle(Idle),
     Running(WorkerHandle),
     /// No thread was to be had.
     Failed,
+}
+
+#[derive(Debug)]
+struct Idle {
+    tx: Tx,
+    rx: Rx,
+    policy: Policy,
 }
 
 /// A pair's worker could not be started.
@@ -95,7 +111,9 @@ impl Nic {
     /// Makes a device. Nothing runs yet.
     #[must_use]
     pub fn new(setup: NicSetup) -> Self {
-        let pairs: Vec<_> = setup.uplinks.into_iter().map(|(tx, rx)| Mutex::new(PairState::Idle(tx, rx))).collect();
+        let policy = setup.policy;
+        let idle = |(tx, rx)| Mutex::new(PairState::Idle(Idle { tx, rx, policy }));
+        let pairs: Vec<_> = setup.uplinks.into_iter().map(idle).collect();
         Self {
             name: setup.name,
             uplink: setup.uplink,
@@ -107,7 +125,8 @@ impl Nic {
             offered: offered(setup.offloads, pairs.len(), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
             cpus: setup.cpus,
-            mode: setup.mode,
+            gauges: pairs.iter().map(|_| Arc::new(PairGauges::new(&policy, worker::now()))).collect(),
+            events: setup.events,
             counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
             pairs,
             front_end: Mutex::new(None),
@@ -158,12 +177,16 @@ impl Nic {
         {
             front_end::tell_config_change(&channel);
         }
+        for (id, worker) in self.workers() {
+            worker.send(id, Message::Carrier(up));
+        }
     }
 
     /// Has the network learn that the guest with address `mac` is here now.
     pub fn announce(&self, mac: [u8; 6]) {
-        if let Some(worker) = self.worker(0) {
-            worker.send(Message::Announce(mac));
+        let id = QueueId::pair(self.name, 0);
+        if let Some(worker) = self.worker(id) {
+            worker.send(id, Message::Announce(mac));
         }
     }
 
@@ -214,20 +237,34 @@ impl Nic {
         &self.counters
     }
 
-    /// The worker of pair number `pair`, if it was started.
+    /// What the workers of all pairs show of their modes.
     #[must_use]
-    pub fn worker(&self, pair: u16) -> Option<Arc<Mailbox>> {
-        let state = self.pairs.get(usize::from(pair))?.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn gauges(&self) -> &[Arc<PairGauges>] {
+        &self.gauges
+    }
+
+    /// The worker of a ring or pair, if it was started.
+    #[must_use]
+    pub fn worker(&self, id: QueueId) -> Option<Arc<Mailbox>> {
+        let state = self.pairs.get(usize::from(id.pair))?.lock().unwrap_or_else(PoisonError::into_inner);
         match &*state {
             PairState::Running(worker) => Some(worker.mailbox().clone()),
             PairState::Idle(..) | PairState::Failed => None,
         }
     }
 
-    /// Gives up the worker of pair number `pair`, which does not answer. The pair stays out of order.
-    pub fn give_up(&self, pair: u16) {
-        if let Some(state) = self.pairs.get(usize::from(pair)) {
-            tracing::error!(queue = %QueueId::pair(self.name, pair), "the worker is given up; restart vnicd to use it again");
+    /// All workers that were started, each with the name of what it serves of this device.
+    pub fn workers(&self) -> impl Iterator<Item = (QueueId, Arc<Mailbox>)> + '_ {
+        (0..self.pairs.len() as u16).filter_map(|pair| {
+            let id = QueueId::pair(self.name, pair);
+            Some((id, self.worker(id)?))
+        })
+    }
+
+    /// Gives up the worker of a ring or pair, which does not answer. The pair stays out of order.
+    pub fn give_up(&self, id: QueueId) {
+        if let Some(state) = self.pairs.get(usize::from(id.pair)) {
+            tracing::error!(queue = %id, "the worker is given up; restart vnicd to use it again");
             // A worker that still runs is told to end, and waited for a moment, outside the lock.
             let worker =
                 std::mem::replace(&mut *state.lock().unwrap_or_else(PoisonError::into_inner), PairState::Failed);
@@ -235,24 +272,36 @@ impl Nic {
         }
     }
 
-    /// Starts the worker of pair number `pair`.
+    /// Starts the worker of a ring or pair.
     ///
     /// # Errors
     /// When the kernel gives no thread. The pair stays out of order then.
     ///
     /// # Panics
     /// When there is no such pair: callers check ring numbers against [`Nic::rings`].
-    pub fn start_worker(&self, pair: u16) -> Result<Arc<Mailbox>, StartError> {
-        let at = usize::from(pair);
-        let id = QueueId::pair(self.name, pair);
+    pub fn start_worker(&self, id: QueueId) -> Result<Arc<Mailbox>, StartError> {
+        let at = usize::from(id.pair);
+        let id = QueueId::pair(self.name, id.pair);
         let mut state = self.pairs[at].lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, PairState::Failed) {
-            PairState::Idle(tx, rx) => {
-                let (counters, uplink_mac) = (self.counters[at].clone(), self.uplink_mac);
-                let setup = PairSetup { id, tx, rx, counters, uplink_mac, mode: self.mode };
+            PairState::Idle(Idle { tx, rx, policy }) => {
                 let cpu = (!self.cpus.is_empty()).then(|| self.cpus[at % self.cpus.len()]);
-                let worker = WorkerHandle::spawn(setup, cpu).map_err(|source| StartError { id, source })?;
+                let worker = WorkerHandle::spawn(id, cpu).map_err(|source| StartError { id, source })?;
+                let pair = Pair::new(PairSetup {
+                    id,
+                    tx,
+                    rx,
+                    counters: self.counters[at].clone(),
+                    uplink_mac: self.uplink_mac,
+                    policy,
+                    gauges: self.gauges[at].clone(),
+                    events: self.events.clone(),
+                });
                 let mailbox = worker.mailbox().clone();
+                mailbox.send(id, Message::Adopt(Box::new(pair)));
+                if !self.link_up() {
+                    mailbox.send(id, Message::Carrier(false));
+                }
                 *state = PairState::Running(worker);
                 Ok(mailbox)
             }

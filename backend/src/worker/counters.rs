@@ -10,6 +10,12 @@ use serde::Serialize;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Nothing counted.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds `n`. Only the owning worker may.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -39,6 +45,42 @@ impl Counter {
 impl Serialize for Counter {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.get())
+    }
+}
+
+/// Counts by size: number `n` counts values from 2^(n-1) up to below 2^n, the first one zeros, the last one all that is larger.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Histogram<const N: usize>([Counter; N])
+where
+    [Counter; N]: Serialize;
+
+impl<const N: usize> Default for Histogram<N>
+where
+    [Counter; N]: Serialize,
+{
+    fn default() -> Self {
+        Self([const { Counter::new() }; N])
+    }
+}
+
+impl<const N: usize> Histogram<N>
+where
+    [Counter; N]: Serialize,
+{
+    /// Counts `value`. Only the owning worker may.
+    #[inline]
+    pub fn count(&self, value: u64) {
+        let at = (u64::BITS - value.leading_zeros()) as usize;
+        if let Some(counter) = self.0.get(at.min(N - 1)) {
+            counter.add(1);
+        }
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn get(&self) -> [u64; N] {
+        std::array::from_fn(|at| self.0[at].get())
     }
 }
 
@@ -76,10 +118,23 @@ pub struct PairCounters {
     pub calls: Counter,
     /// Bursts after which the driver wanted no interrupt.
     pub calls_suppressed: Counter,
+    /// Times that a kick woke the worker.
+    pub kicks: Counter,
+    /// Rounds that found chains of the driver without having been kicked for them.
+    pub kicks_suppressed: Counter,
     /// Times the worker woke up.
     pub wakeups: Counter,
     /// Rounds over the pair.
     pub rounds: Counter,
+    /// Rounds of polling mode that found nothing.
+    pub polls_empty: Counter,
+    /// Rounds of polling mode that found something.
+    pub polls_full: Counter,
+    /// Packets that a direction moved in a round, of rounds in which it moved any.
+    pub burst_packets: Histogram<8>,
+    /// Nanoseconds from when the worker had last looked, or was woken, until it had served what it found: no packet lay
+    /// here longer, but for backlog.
+    pub service_ns: Histogram<32>,
     /// Packets of rounds in which a direction moved a full burst.
     pub full_burst_packets: Counter,
     /// Ticks of the CPU's time stamp counter that these rounds took.

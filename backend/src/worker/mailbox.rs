@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Features, QueueId};
+use super::{Features, Pair, QueueId};
 use crate::memory::MemoryTable;
+use crate::mode::{ModeError, Order};
 use crate::ring::{RingLog, RingSetup};
 
 /// A worker that does not answer within this time is stuck; its device is given up, not the daemon. A fuzzer has a limit
@@ -41,29 +42,35 @@ pub struct RingStart {
     pub log: Option<RingLog>,
 }
 
-/// What a worker can be told.
+/// What a worker can be told. Each message comes with the name of the ring or the pair that it is for.
 #[derive(Debug)]
 pub enum Message {
+    /// The worker serves this pair from now on.
+    Adopt(Box<Pair>),
     /// A ring starts. Answered when it does.
-    RingUp(QueueId, RingStart, RingFds, SyncSender<()>),
+    RingUp(RingStart, RingFds, SyncSender<()>),
     /// A ring stops. Answered with its base when it is quiet; none if it did not run.
-    RingDown(QueueId, SyncSender<Option<u32>>),
+    RingDown(SyncSender<Option<u32>>),
     /// The front end enables or disables a ring, started or not. Answered when packets move, or move no more.
-    RingEnable(QueueId, bool, SyncSender<()>),
+    RingEnable(bool, SyncSender<()>),
     /// The driver acknowledged features.
     Features(Features),
     /// The guest's memory changes. Answered with the table before, when it is no longer used.
     MemoryTable(Arc<MemoryTable>, SyncSender<Arc<MemoryTable>>),
     /// A ring starts or stops marking what it writes. Answered when it does, or when all that it wrote is marked.
-    Log(QueueId, Option<RingLog>, SyncSender<()>),
+    Log(Option<RingLog>, SyncSender<()>),
     /// A ring's kick fd changes.
-    Kick(QueueId, Option<OwnedFd>),
+    Kick(Option<OwnedFd>),
     /// A ring's call fd changes.
-    Call(QueueId, Option<OwnedFd>),
+    Call(Option<OwnedFd>),
     /// A ring's err fd changes.
-    Err(QueueId, Option<OwnedFd>),
+    Err(Option<OwnedFd>),
     /// The network is to learn where the guest with this address is.
     Announce([u8; 6]),
+    /// The uplink's interface got or lost its carrier.
+    Carrier(bool),
+    /// A mode is ordered. Answered with whether it can be had.
+    Mode(Order, SyncSender<Result<(), ModeError>>),
     /// The thread ends.
     Stop,
 }
@@ -82,7 +89,7 @@ pub enum MailboxError {
 /// A worker's mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
-    queue: Mutex<VecDeque<Message>>,
+    queue: Mutex<VecDeque<(QueueId, Message)>>,
     flagged: AtomicBool,
     wake: OwnedFd,
 }
@@ -97,9 +104,9 @@ impl Mailbox {
         Ok(Self { queue: Mutex::default(), flagged: AtomicBool::new(false), wake })
     }
 
-    /// Puts a message in and wakes the worker.
-    pub fn send(&self, message: Message) {
-        self.lock().push_back(message);
+    /// Puts a message for `id` in and wakes the worker.
+    pub fn send(&self, id: QueueId, message: Message) {
+        self.lock().push_back((id, message));
         self.flagged.store(true, Ordering::Release);
         // Fails only when the counter is full, and then the worker is woken already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -109,9 +116,9 @@ impl Mailbox {
     ///
     /// # Errors
     /// When the worker does not answer in time.
-    pub fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, MailboxError> {
+    pub fn ask<T>(&self, id: QueueId, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, MailboxError> {
         let (answer, answered) = sync_channel(1);
-        self.send(message(answer));
+        self.send(id, message(answer));
         answered.recv_timeout(PATIENCE).map_err(|e| match e {
             RecvTimeoutError::Timeout => MailboxError::Timeout,
             RecvTimeoutError::Disconnected => MailboxError::Ended,
@@ -125,12 +132,12 @@ impl Mailbox {
     }
 
     /// Takes all messages.
-    pub(super) fn take(&self) -> VecDeque<Message> {
+    pub(super) fn take(&self) -> VecDeque<(QueueId, Message)> {
         self.flagged.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Message>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(QueueId, Message)>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

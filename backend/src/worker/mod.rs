@@ -2,8 +2,11 @@
 //!
 //! The rest of the daemon reaches it by [`Message`]s only, and reads its [`PairCounters`].
 
+mod clock;
 mod counters;
 mod cycles;
+mod events;
+mod gauges;
 mod id;
 mod mailbox;
 mod moved;
@@ -20,7 +23,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use counters::{Counter, DeviceCounters, PairCounters};
+pub use clock::now;
+pub use counters::{Counter, DeviceCounters, Histogram, PairCounters};
+pub use events::{Listener, ModeEvent, ModeEvents, mode_events};
+pub use gauges::PairGauges;
 pub use id::{DeviceName, Direction, QueueId};
 pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
 pub use pair::{Pair, PairSetup};
@@ -38,26 +44,26 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// A running worker thread.
 #[derive(Debug)]
 pub struct WorkerHandle {
+    name: QueueId,
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WorkerHandle {
-    /// Starts a worker for `pair`, on CPU `cpu` if one is given.
+    /// Starts a worker called `name`, on CPU `cpu` if one is given. It has no pairs yet.
     ///
     /// # Errors
     /// When the kernel gives no thread, epoll or eventfd.
-    pub fn spawn(pair: PairSetup, cpu: Option<usize>) -> io::Result<Self> {
+    pub fn spawn(name: QueueId, cpu: Option<usize>) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
-        let name = pair.id.to_string();
-        let worker = run::Worker::new(vec![Pair::new(pair)], mailbox.clone())?;
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let worker = run::Worker::new(mailbox.clone())?;
+        let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
             if let Some(cpu) = cpu {
-                pin(&name, cpu);
+                pin(name, cpu);
             }
             worker.run();
         })?;
-        Ok(Self { mailbox, thread: Some(thread) })
+        Ok(Self { name, mailbox, thread: Some(thread) })
     }
 
     /// The way to reach the worker.
@@ -69,13 +75,13 @@ impl WorkerHandle {
 
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
-        self.mailbox.send(Message::Stop);
+        self.mailbox.send(self.name, Message::Stop);
         let Some(thread) = self.thread.take() else { return };
         // A front end can stop a worker (memory that is never paged in, an eventfd made to block), but not the daemon.
         let deadline = Instant::now() + STOP_PATIENCE;
         while !thread.is_finished() {
             if Instant::now() > deadline {
-                tracing::error!("worker {} does not end", thread.thread().name().unwrap_or_default());
+                tracing::error!("worker {} does not end", self.name);
                 return;
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -84,10 +90,10 @@ impl Drop for WorkerHandle {
     }
 }
 
-fn pin(name: &str, cpu: usize) {
+fn pin(name: QueueId, cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(queue = name, cpu, "cannot pin the worker to its CPU: {}", io::Error::from(e));
+        tracing::warn!(queue = %name, cpu, "cannot pin the worker to its CPU: {}", io::Error::from(e));
     }
 }

@@ -1,6 +1,6 @@
 //! What one direction of a pair did in a round.
 
-use crate::mode::Direction;
+use crate::mode::{Direction, Way};
 
 /// What was moved, and what is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,4 +17,15 @@ pub(super) struct Moved {
 impl Moved {
     /// Nothing, and nothing can be.
     pub(super) const BLOCKED: Self = Self { state: Direction::Blocked, packets: 0, segments: 0, bytes: 0 };
+
+    /// The same for the governor.
+    pub(super) fn way(&self, no_kick_fd: bool) -> Way {
+        Way {
+            packets: self.packets as u32,
+            segments: self.segments as u32,
+            bytes: self.bytes,
+            left: self.state,
+            no_kick_fd,
+        }
+    }
 }

@@ -1,24 +1,21 @@
 //! A queue pair: its two halves, its memory, and when it may sleep.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::clock::now;
 use super::cycles::cycles;
 use super::moved::Moved;
 use super::queue::Queue;
 use super::rx::RxHalf;
 use super::shared::{Features, Link, Shared};
 use super::tx::TxHalf;
-use super::wakeups::{Interest, Wakeups};
-use super::{BURST_PACKETS, Direction, Message, PairCounters, QueueId};
+use super::wakeups::{Interest, Slot, Wakeups};
+use super::{BURST_PACKETS, Direction, Message, ModeEvent, ModeEvents, PairCounters, PairGauges, QueueId};
 use crate::memory::MemoryTable;
-use crate::mode::{self, Decision, Seen, Setting};
+use crate::mode::{self, Cause, Governor, Mode, Policy, Report, Time, Usage, Verdict};
 use crate::offload::rarp;
 use crate::ring::RingError;
 use crate::uplink::{Rx, Tx};
-
-/// How often a ring is looked at whose driver cannot kick.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a pair is made of.
 #[derive(Debug)]
@@ -33,8 +30,12 @@ pub struct PairSetup {
     pub counters: Arc<PairCounters>,
     /// The address that the guest must send from for answers to reach it.
     pub uplink_mac: Option<[u8; 6]>,
-    /// Who chooses its mode.
-    pub mode: Setting,
+    /// When it sleeps and when it polls.
+    pub policy: Policy,
+    /// Where it shows its mode.
+    pub gauges: Arc<PairGauges>,
+    /// Who is told of changes of its mode.
+    pub events: ModeEvents,
 }
 
 /// A queue pair in the hands of its worker.
@@ -44,25 +45,48 @@ pub struct Pair {
     rx: RxHalf,
     tx: TxHalf,
     memory: Arc<MemoryTable>,
-    mode: Setting,
+    governor: Governor,
+    gauges: Arc<PairGauges>,
+    events: ModeEvents,
+    /// What the last round left in each direction.
     seen: Seen,
+    /// What is to come next.
+    verdict: Verdict,
+    /// When it last looked, or was woken.
+    looked: Time,
+    /// A kick woke the worker, and no round has followed.
+    is_kicked: bool,
     interest: Interest,
+    slot: Slot,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    rx: mode::Direction,
+    tx: mode::Direction,
 }
 
 impl Pair {
     /// A pair whose rings are not started.
     #[must_use]
     pub fn new(setup: PairSetup) -> Self {
-        let PairSetup { id, tx, rx, counters, uplink_mac, mode } = setup;
+        let PairSetup { id, tx, rx, counters, uplink_mac, policy, gauges, events } = setup;
+        let now = now();
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         Self {
             rx: RxHalf::new(queue(Direction::Rx), rx),
             tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
             memory: Arc::default(),
-            mode,
+            governor: Governor::new(&policy, now),
+            gauges,
+            events,
             seen: Seen { rx: mode::Direction::Blocked, tx: mode::Direction::Blocked },
+            verdict: Verdict::Wait { until: None },
+            looked: now,
+            is_kicked: false,
             interest: Interest::default(),
-            shared: Shared { id, features: Features::default(), link: Link::Detached, counters },
+            slot: Slot::default(),
+            shared: Shared { id, features: Features::default(), link: Link::Detached, has_carrier: true, counters },
         }
     }
 
@@ -70,21 +94,28 @@ impl Pair {
         self.shared.id
     }
 
-    pub(super) fn counters(&self) -> &PairCounters {
-        &self.shared.counters
+    /// Gives it its place in its worker.
+    pub(super) fn set_slot(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.rx.queue.slot = slot;
+        self.tx.queue.slot = slot;
     }
 
-    /// Acts on a message for this pair.
-    pub(super) fn handle(&mut self, message: Message, wakeups: &Wakeups) {
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Acts on a message for this pair, or for the ring of it that is called `id`.
+    pub(super) fn handle(&mut self, id: QueueId, message: Message, wakeups: &Wakeups) {
         match message {
-            Message::RingUp(id, start, fds, answer) => {
+            Message::RingUp(start, fds, answer) => {
                 let (memory, setup) = (self.memory.clone(), start.setup);
                 self.queue(id).up(&memory, start, fds, wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
                 tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
             }
-            Message::RingDown(id, answer) => {
+            Message::RingDown(answer) => {
                 if id.direction == Direction::Rx {
                     self.rx.forget_unfinished();
                 }
@@ -93,7 +124,7 @@ impl Pair {
                 let _ = answer.send(base);
                 tracing::info!(queue = %id, base, "ring stopped");
             }
-            Message::RingEnable(id, enabled, answer) => {
+            Message::RingEnable(enabled, answer) => {
                 self.queue(id).set_enabled(enabled);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
@@ -119,18 +150,23 @@ impl Pair {
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(old);
             }
-            Message::Log(id, log, answer) => {
+            Message::Log(log, answer) => {
                 self.queue(id).set_log(log);
                 let _ = answer.send(());
             }
-            Message::Kick(id, fd) => self.queue(id).set_kick(fd, wakeups),
-            Message::Call(id, fd) => self.queue(id).set_call(fd),
-            Message::Err(id, fd) => self.queue(id).set_err(fd),
+            Message::Kick(fd) => self.queue(id).set_kick(fd, wakeups),
+            Message::Call(fd) => self.queue(id).set_call(fd),
+            Message::Err(fd) => self.queue(id).set_err(fd),
             Message::Announce(mac) => {
                 let sent = self.tx.uplink().send_private(&rarp(mac));
                 tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
             }
-            Message::Stop => {}
+            Message::Carrier(carries) => self.shared.set_carrier(carries),
+            Message::Mode(order, answer) => {
+                let _ = answer.send(self.governor.order(order, now()));
+                self.show(now());
+            }
+            Message::Adopt(_) | Message::Stop => {}
         }
     }
 
@@ -163,7 +199,7 @@ impl Pair {
 
     fn watch(&mut self, wanted: Interest, wakeups: &Wakeups) {
         if let Some(fd) = self.rx.uplink.fd()
-            && let Err(e) = wakeups.watch(fd, wanted, &mut self.interest)
+            && let Err(e) = wakeups.watch(fd, self.slot, wanted, &mut self.interest)
         {
             tracing::error!(queue = %self.id(), "the uplink cannot be watched: {e}");
         }
@@ -181,38 +217,105 @@ impl Pair {
         tx || (rx && self.rx.queue.is_running() && self.shared.is_attached())
     }
 
-    /// Has the worker woken by the uplink for what the pair can move, before it sleeps. Says how long it may sleep.
-    pub(super) fn before_sleep(&mut self, wakeups: &Wakeups) -> Option<Duration> {
+    /// What is to come next.
+    pub(super) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Before the worker sleeps: has it woken by what the pair waits for, and by nothing else. Says whether there is
+    /// something to be moved already.
+    pub(super) fn before_sleep(&mut self, wakeups: &Wakeups) -> bool {
         self.rx.queue.ignore_kick_if_broken(wakeups);
         self.tx.queue.ignore_kick_if_broken(wakeups);
         self.attach_as_needed(wakeups);
-        let attached = self.shared.is_attached();
+        let waits = matches!(self.verdict, Verdict::Wait { .. });
+        let slipped_in = waits && self.change_interrupt(self.id(), true);
+        let attached = waits && self.shared.is_attached();
         let wanted = Interest {
             readable: attached && self.seen.rx == mode::Direction::Empty,
             writable: attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked,
         };
         self.watch(wanted, wakeups);
-        let looking = (self.rx.queue.needs_looking() || self.tx.queue.needs_looking()).then_some(POLL_INTERVAL);
-        looking.into_iter().chain(self.rx.patience_left().filter(|_| attached)).min()
+        self.show(self.looked);
+        slipped_in
     }
 
-    /// A round: each direction moves at most one burst.
-    pub(super) fn round(&mut self) -> Decision {
+    /// After the worker slept, or was to: suppresses kicks.
+    pub(super) fn woke(&mut self, cause: Cause, now: Time) {
+        if matches!(self.verdict, Verdict::Wait { .. }) {
+            self.change_interrupt(self.id(), false);
+        }
+        self.shared.counters.wakeups.add_some((cause != Cause::Nothing).into());
+        if cause == Cause::Kick {
+            self.shared.counters.kicks.add(1);
+            self.is_kicked = true;
+        }
+        self.governor.woke(now, cause);
+        self.verdict = Verdict::Again;
+        self.looked = now;
+    }
+
+    /// When it last looked, or was woken.
+    pub(super) fn looked(&self) -> Time {
+        self.looked
+    }
+
+    /// A round: each direction moves at most one burst. Says whether it moved anything.
+    pub(super) fn round(&mut self, usage: Option<Usage>) -> bool {
+        if self.verdict != Verdict::Again {
+            // Another pair of the worker keeps it awake.
+            self.governor.woke(self.looked, Cause::Mailbox);
+        }
         let start = cycles();
         let tx = self.tx.round(&mut self.shared);
         let rx = self.rx.round(&mut self.shared);
-        self.count(tx, rx, start);
+        let now = now();
+        self.count(tx, rx, start, now);
         self.seen = Seen { tx: tx.state, rx: rx.state };
         if self.memory.is_poisoned() {
             self.rx.queue.break_ring(&RingError::Vanished);
             self.tx.queue.break_ring(&RingError::Vanished);
         }
-        mode::decide(self.mode, self.seen)
+        let report = Report {
+            now,
+            rx: rx.way(self.rx.queue.needs_looking()),
+            tx: tx.way(self.tx.queue.needs_looking()),
+            uplink: self.shared.uplink(),
+            deadline: self.rx.gives_up_at().filter(|_| self.shared.is_attached()),
+            usage,
+        };
+        let mode = self.governor.mode();
+        self.verdict = self.governor.after_round(&report);
+        self.looked = now;
+        if usage.is_some() || self.governor.mode() != mode {
+            self.show(now);
+        }
+        report.rx.packets | report.tx.packets != 0
     }
 
-    fn count(&mut self, tx: Moved, rx: Moved, start: u64) {
+    /// Shows the mode, and tells of its changes.
+    fn show(&mut self, now: Time) {
+        while let Some(switch) = self.governor.take_switch() {
+            tracing::debug!(queue = %self.id(), mode = %switch.to, reason = %switch.reason, "mode");
+            self.events.tell(ModeEvent { id: self.id(), switch });
+        }
+        self.gauges.show(&self.governor.state(now));
+    }
+
+    fn count(&mut self, tx: Moved, rx: Moved, start: u64, now: Time) {
         let counters = &self.shared.counters;
         counters.rounds.add(1);
+        let is_polling = self.governor.mode() == Mode::Polling;
+        if tx.packets + rx.packets == 0 {
+            counters.polls_empty.add_some(is_polling.into());
+            return;
+        }
+        counters.polls_full.add_some(is_polling.into());
+        for moved in [tx, rx].iter().filter(|moved| moved.packets > 0) {
+            counters.burst_packets.count(moved.packets);
+        }
+        counters.service_ns.count(now.duration_since(self.looked).as_nanos() as u64);
+        counters.kicks_suppressed.add_some((tx.packets > 0 && !std::mem::take(&mut self.is_kicked)).into());
         if tx.packets.max(rx.packets) >= BURST_PACKETS as u64 {
             counters.full_burst_packets.add(tx.packets + rx.packets);
             counters.full_burst_cycles.add(cycles().wrapping_sub(start));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::wakeups::Wakeups;
+use super::wakeups::{Slot, Source, Wakeups};
 use super::{PairCounters, QueueId, RingFds, RingStart};
 use crate::memory::MemoryTable;
 use crate::ring::{Ring, RingError, RingLog, RingSetup};
@@ -25,6 +25,8 @@ pub(super) struct Queue {
     broken: Option<Broken>,
     log: Option<RingLog>,
     fds: RingFds,
+    /// The place of its pair in the worker.
+    pub(super) slot: Slot,
     counters: Arc<PairCounters>,
 }
 
@@ -48,6 +50,7 @@ impl Queue {
             broken: None,
             log: None,
             fds: RingFds::default(),
+            slot: Slot::default(),
             counters,
         }
     }
@@ -69,9 +72,9 @@ impl Queue {
         self.was_enabled |= enabled;
     }
 
-    /// Whether it is started and has no kick fd: it must be looked at now and then.
+    /// Whether it has something to do and no kick fd: it must be looked at now and then.
     pub(super) fn needs_looking(&self) -> bool {
-        self.ring.is_some() && self.fds.kick.is_none()
+        self.fds.kick.is_none() && (self.is_running() || self.discards())
     }
 
     pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, start: RingStart, fds: RingFds, wakeups: &Wakeups) {
@@ -135,7 +138,8 @@ impl Queue {
             wakeups.remove(&old);
         }
         self.fds.kick = kick.filter(|fd| {
-            wakeups.add_eventfd(fd).inspect_err(|e| self.complain("kick", "cannot be waited for", e)).is_ok()
+            let source = Source::Kick(self.slot);
+            wakeups.add_eventfd(fd, source).inspect_err(|e| self.complain("kick", "cannot be waited for", e)).is_ok()
         });
     }
 

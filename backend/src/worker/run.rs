@@ -1,13 +1,16 @@
 //! The worker's loop.
 //!
-//! Waiting: kicks armed, asleep. Woken: kicks off, rounds of bursts until nothing more can be moved, kicks on again.
+//! Waiting: kicks armed, asleep. Woken: kicks off, rounds of bursts until nothing more can be moved (draining) or until
+//! looking does not pay any more (polling), kicks on again. What is to come next is the governors' to say.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::wakeups::Wakeups;
-use super::{Direction, Mailbox, Message, Pair};
-use crate::mode::Decision;
+use super::clock::{ThreadClocks, now};
+use super::wakeups::{Slot, Source, Wakeups};
+use super::{Direction, Mailbox, Message, Pair, QueueId};
+use crate::mode::{Cause, Time, Verdict};
 
 /// How often a polling worker pauses between two rounds that found nothing. Looking at a ring without a pause takes the
 /// cache line away from the driver that is about to write to it.
@@ -24,86 +27,110 @@ pub(super) struct Worker {
     pairs: Vec<Pair>,
     mailbox: Arc<Mailbox>,
     wakeups: Wakeups,
+    /// What ended the last sleep.
+    sources: Vec<Source>,
+    clocks: ThreadClocks,
     stopped: bool,
 }
 
 impl Worker {
-    pub(super) fn new(pairs: Vec<Pair>, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+    pub(super) fn new(mailbox: Arc<Mailbox>) -> io::Result<Self> {
         let wakeups = Wakeups::new()?;
-        wakeups.add_eventfd(&*mailbox)?;
-        Ok(Self { pairs, mailbox, wakeups, stopped: false })
+        wakeups.add_eventfd(&*mailbox, Source::Mailbox)?;
+        let (pairs, sources) = (Vec::new(), Vec::new());
+        Ok(Self { pairs, mailbox, wakeups, sources, clocks: ThreadClocks::default(), stopped: false })
     }
 
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) {
         while !self.stopped {
-            if !self.change_interrupt_of_all(true) {
-                self.wait();
+            let until = self.move_packets();
+            // Kicks on. What slipped in before they were is moved first.
+            let slipped_in = self.pairs.iter_mut().fold(false, |any, pair| pair.before_sleep(&self.wakeups) | any);
+            let cause = if slipped_in { Cause::Nothing } else { self.sleep(until) };
+            self.woke(cause);
+        }
+    }
+
+    /// Rounds over every pair until all of them are to sleep. Says until when, if there is an end to it.
+    fn move_packets(&mut self) -> Option<Time> {
+        loop {
+            if self.mailbox.is_flagged() {
+                self.read_mail();
             }
-            self.change_interrupt_of_all(false);
-            while !self.stopped {
-                match self.round() {
-                    Decision::Drain => {}
-                    Decision::Poll => pause(),
-                    Decision::Wait => break,
+            let usage = self.clocks.read_if_due(self.pairs.last().map_or_else(now, Pair::looked));
+            let (mut found, mut again, mut until) = (false, self.stopped, None);
+            for pair in &mut self.pairs {
+                found |= pair.round(usage);
+                match pair.verdict() {
+                    Verdict::Again => again = true,
+                    Verdict::Rest { until: end } => until = earlier(until, Some(end)),
+                    Verdict::Wait { until: end } => until = earlier(until, end),
+                }
+            }
+            match (again, found) {
+                _ if self.stopped => return None,
+                (false, _) => return until,
+                (true, true) => {}
+                (true, false) => pause(),
+            }
+        }
+    }
+
+    /// Sleeps until a kick, a frame, room in an uplink, a message, or `until`.
+    fn sleep(&mut self, until: Option<Time>) -> Cause {
+        let left = |until: Time| until.duration_since(now());
+        match until.map(left) {
+            Some(Duration::ZERO) => return Cause::Timeout,
+            timeout => {
+                if let Err(e) = self.wakeups.wait(timeout, &mut self.sources) {
+                    tracing::error!("epoll_wait: {e}");
                 }
             }
         }
+        Cause::Timeout
     }
 
-    /// One look at the mailbox and one round over every pair.
-    fn round(&mut self) -> Decision {
-        if self.mailbox.is_flagged() {
-            self.read_mail();
-        }
-        let mut decision = Decision::Wait;
+    /// Kicks off again. Each pair is told what woke it; `otherwise` if nothing did.
+    fn woke(&mut self, otherwise: Cause) {
+        let now = now();
         for pair in &mut self.pairs {
-            match (pair.round(), decision) {
-                (Decision::Drain, _) => decision = Decision::Drain,
-                (Decision::Poll, Decision::Wait) => decision = Decision::Poll,
-                _ => {}
-            }
+            let slot = pair.slot();
+            let cause = self.sources.iter().find_map(|source| source.cause_for(slot));
+            pair.woke(cause.unwrap_or(otherwise), now);
         }
-        decision
-    }
-
-    /// Sleeps until a kick, a frame, room in an uplink or a message.
-    fn wait(&mut self) {
-        let timeout = self.pairs.iter_mut().filter_map(|pair| pair.before_sleep(&self.wakeups)).min();
-        if let Err(e) = self.wakeups.wait(timeout) {
-            tracing::error!("epoll_wait: {e}");
-        }
-        if let Some(pair) = self.pairs.first() {
-            pair.counters().wakeups.add(1);
-        }
-    }
-
-    /// Arms or suppresses kicks everywhere. Arming says whether work slipped in anywhere.
-    fn change_interrupt_of_all(&mut self, on: bool) -> bool {
-        self.pairs.iter_mut().fold(false, |slipped, pair| pair.change_interrupt(pair.id(), on) | slipped)
+        self.sources.clear();
     }
 
     fn read_mail(&mut self) {
-        for message in self.mailbox.take() {
-            let id = match &message {
-                Message::RingUp(id, ..)
-                | Message::RingDown(id, _)
-                | Message::RingEnable(id, ..)
-                | Message::Log(id, ..)
-                | Message::Kick(id, _)
-                | Message::Call(id, _)
-                | Message::Err(id, _) => Some(*id),
-                Message::Features(_) | Message::MemoryTable(..) | Message::Announce(_) => None,
+        for (id, message) in self.mailbox.take() {
+            match message {
                 Message::Stop => {
                     self.stopped = true;
                     return;
                 }
-            };
-            let wanted = id.map(|id| id.with(Direction::Both));
-            // With one pair a worker, what is for all pairs is for that one.
-            if let Some(pair) = self.pairs.iter_mut().find(|pair| wanted.is_none_or(|id| id == pair.id())) {
-                pair.handle(message, &self.wakeups);
+                Message::Adopt(mut pair) => {
+                    pair.set_slot(Slot(self.pairs.len() as u32));
+                    self.pairs.push(*pair);
+                }
+                message => {
+                    if let Some(pair) = self.pairs.iter_mut().find(|pair| serves(pair.id(), id)) {
+                        pair.handle(id, message, &self.wakeups);
+                    }
+                }
             }
         }
     }
+}
+
+/// Whether a pair, or a direction of one, that is called `own` is what a message to `id` is for.
+fn serves(own: QueueId, id: QueueId) -> bool {
+    let directions = [own.direction, id.direction];
+    own.device == id.device
+        && own.pair == id.pair
+        && (directions.contains(&Direction::Both) || own.direction == id.direction)
+}
+
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    a.into_iter().chain(b).min()
 }

@@ -1,14 +1,15 @@
 //! Uplink to guest: each frame is received straight into posted buffers.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock::now;
 use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
 use crate::memory::{copy_to_guest, refresh_in_guest};
-use crate::mode::Direction;
+use crate::mode::{Direction, Time};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 use crate::ring::{Ring, RingError, Taken, Virtqueue};
 use crate::uplink::{Receive, Received, Rx};
@@ -46,7 +47,7 @@ struct Unfinished {
     header: NetHeader,
     len: usize,
     rest: Vec<u8>,
-    since: Instant,
+    since: Time,
 }
 
 /// What the features of the driver mean to the frames of a round.
@@ -94,10 +95,10 @@ impl RxHalf {
         self.state.unfinished = None;
     }
 
-    /// How long the worker may sleep before it gives a frame up.
-    pub(super) fn patience_left(&self) -> Option<Duration> {
+    /// When a frame that waits for buffers is given up.
+    pub(super) fn gives_up_at(&self) -> Option<Time> {
         let unfinished = self.state.unfinished.as_ref().filter(|_| self.queue.is_running())?;
-        Some(UNFINISHED_PATIENCE.saturating_sub(unfinished.since.elapsed()))
+        Some(Time::from_nanos(unfinished.since.as_nanos() + UNFINISHED_PATIENCE.as_nanos() as u64))
     }
 
     /// Moves at most a burst.
@@ -292,7 +293,7 @@ impl State {
         if rest.is_empty() {
             return self.deliver(ring, terms, header, len);
         }
-        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: Instant::now() });
+        self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: now() });
         Step::Again
     }
 
@@ -303,7 +304,7 @@ impl State {
         let total = terms.header_len + frame.len;
         let landed = total - frame.rest.len();
         if self.reserve(ring, 0, total)? < total {
-            if ring.is_all_taken() || frame.since.elapsed() >= UNFINISHED_PATIENCE {
+            if ring.is_all_taken() || now().duration_since(frame.since) >= UNFINISHED_PATIENCE {
                 // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
                 // have no descriptors left. One frame must not stop all that follow.
                 ring.mark_written(landed);

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{PairCounters, QueueId};
+use crate::mode::Uplink;
 use crate::offload::Offloads;
 
 /// What the driver acknowledged, as far as it matters to packets.
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) id: QueueId,
     pub(super) features: Features,
     pub(super) link: Link,
+    /// The uplink's interface carries frames, as far as the kernel tells.
+    pub(super) has_carrier: bool,
     pub(super) counters: Arc<PairCounters>,
 }
 
@@ -47,6 +50,23 @@ impl Shared {
     /// Whether frames may come from the uplink.
     pub(super) fn is_attached(&self) -> bool {
         matches!(self.link, Link::Up | Link::Down)
+    }
+
+    /// Whether the uplink works.
+    pub(super) fn uplink(&self) -> Uplink {
+        match self.link {
+            Link::Down | Link::Gone => Uplink::Down,
+            _ if !self.has_carrier => Uplink::Down,
+            Link::Detached | Link::Up => Uplink::Up,
+        }
+    }
+
+    /// Notes whether the uplink's interface carries frames. One that does so again is no longer down.
+    pub(super) fn set_carrier(&mut self, carries: bool) {
+        self.has_carrier = carries;
+        if carries && self.link == Link::Down {
+            self.link_is(Link::Up);
+        }
     }
 
     /// Notes what the uplink just showed itself to be, with a line when that is news.

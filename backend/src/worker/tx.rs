@@ -73,9 +73,11 @@ impl Sender {
             let dropped =
                 if discards { &shared.counters.tx_dropped_disabled } else { &shared.counters.tx_dropped_down };
             dropped.add(packets as u64);
+            let state = left_after(ring.taken());
             ring.complete_unwritten(packets);
-            return (Moved { state: Direction::Ready, packets: packets as u64, ..Moved::BLOCKED }, error);
+            return (Moved { state, packets: packets as u64, ..Moved::BLOCKED }, error);
         }
+        let left = left_after(ring.taken());
         self.judge(ring.taken(), packets, shared);
         let skip = shared.features.header_len;
         let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip };
@@ -96,7 +98,7 @@ impl Sender {
             _ if sent.packets > 0 => shared.link_is(Link::Up),
             _ => {}
         }
-        let state = if sent.end == Some(Sent::Full) { Direction::Blocked } else { Direction::Ready };
+        let state = if sent.end == Some(Sent::Full) { Direction::Blocked } else { left };
         (Moved { state, packets: done as u64, segments: sent.segments, bytes: sent.bytes }, error)
     }
 
@@ -161,6 +163,12 @@ fn get_packets<R: Virtqueue>(ring: &mut R) -> (usize, Option<RingError>) {
         // What was taken before the broken chain is still good.
         Err(e) => (ring.taken().len(), Some(e)),
     }
+}
+
+/// What is left after a burst: work if the burst's budget ended it, nothing if the ring did.
+fn left_after(burst: &Taken) -> Direction {
+    let is_whole = burst.len() >= BURST_PACKETS || burst.bytes() >= BURST_BYTES;
+    if is_whole { Direction::Ready } else { Direction::Empty }
 }
 
 /// Says once when the guest has another address than the uplink delivers to.

@@ -118,7 +118,7 @@ impl Governor {
             self.last_work = now;
             self.window_is_over = false;
         }
-        self.was_empty = !is_busy;
+        self.was_empty = !is_busy && !report.is_stuck();
         self.verdict(is_busy, report)
     }
 
@@ -141,13 +141,14 @@ impl Governor {
         let record = &self.record;
         let (pps, bits_per_second) = self.rate.per_second(now);
         State {
+            at: now,
             mode: record.mode,
             since: record.since,
             reason: record.reason,
             setting: self.overrides.standing(),
             setting_ends: self.overrides.end(),
             activity: record.activity,
-            switches: Reason::ALL.iter().copied().zip(record.switches).collect(),
+            switches: record.switches,
             waiting_ns: record.spent_until(Activity::Waiting, now),
             draining_ns: record.spent_until(Activity::Draining, now),
             polling_ns: record.spent_until(Activity::Polling, now),
@@ -202,12 +203,14 @@ impl Governor {
 
     #[inline]
     fn verdict(&mut self, is_busy: bool, report: &Report) -> Verdict {
-        if is_busy || (self.is_polling && self.rest_ns == 0) {
+        // What cannot be moved either way is not looked at again before something happens, whatever the mode.
+        let is_polling = self.is_polling && !report.is_stuck();
+        if is_busy || (is_polling && self.rest_ns == 0) {
             self.record.activity = if self.is_polling { Activity::Polling } else { Activity::Draining };
             return Verdict::Again;
         }
         let mut until = self.setting_ends.min(report.deadline.unwrap_or(Time::NEVER));
-        if self.is_polling {
+        if is_polling {
             self.record.activity = Activity::Polling;
             return Verdict::Rest { until: until.min(report.now.after_ns(self.rest_ns)) };
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Governor;
-use crate::mode::{Mode, ModeError, Reason, Report, Setting, Time, Uplink};
+use crate::mode::{Mode, ModeError, Order, Reason, Report, Setting, Time, Uplink};
 
 /// How long an uplink must not have been down before anybody polls it again.
 const UPLINK_TRUST_NS: u64 = 10_000_000;
@@ -17,6 +17,21 @@ pub(super) struct Conditions {
 }
 
 impl Governor {
+    /// Carries out an order.
+    ///
+    /// # Errors
+    /// When it cannot be; the pair is as before.
+    pub fn order(&mut self, order: Order, now: Time) -> Result<(), ModeError> {
+        match order {
+            Order::Set(mode, time) => self.set_override(mode, time, now),
+            Order::Toggle => self.toggle(now),
+            Order::Auto => {
+                self.auto(now);
+                Ok(())
+            }
+        }
+    }
+
     /// Sets `mode` for good, or for a time and then back to what stands now.
     ///
     /// # Errors
