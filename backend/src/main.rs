@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::Parser;
 use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -17,7 +18,7 @@ use vmm_sys_util::epoll::EventSet;
 use vnicd::cli::Cli;
 use vnicd::config::{Config, LogFormat};
 use vnicd::control::ControlServer;
-use vnicd::device::{Device, EventLoop, Links};
+use vnicd::device::{Device, EventLoop, Links, Shared};
 use vnicd::opener::{self, ListenRequest};
 use vnicd::worker::mode_events;
 
@@ -63,9 +64,10 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
         None => None,
     };
-    let (mode_events, listener) = mode_events()?;
-    let mut devices =
-        config.devices.iter().map(|device| Device::open(device, &mode_events)).collect::<Result<Vec<_>, _>>()?;
+    let (events, listener) = mode_events()?;
+    let shared = Shared { events, workers: Arc::default() };
+    let open = |device| Device::open(device, &shared);
+    let mut devices = config.devices.iter().map(open).collect::<Result<Vec<_>, _>>()?;
 
     let mut events = EventLoop::new()?;
     events.add_subscriber(Box::new(signals));

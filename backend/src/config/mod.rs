@@ -25,7 +25,7 @@ use serde::Deserialize;
 use crate::mode::{Policy, Setting};
 use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
-use crate::worker::DeviceName;
+use crate::worker::{DeviceName, Threads};
 
 pub use values::{CpuList, Mac, SocketGroup, SocketMode, UplinkSpec};
 
@@ -128,6 +128,10 @@ pub struct DeviceOptions {
     /// When rings and uplink are polled, and when the worker sleeps until it is interrupted
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub mode: Setting,
+
+    /// Which threads move its packets
+    #[arg(long, value_name = "HOW", default_value = "per-pair")]
+    pub threads: Threads,
 
     /// What `auto` goes by.
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::nic::{FeatureNames, Nic};
+use crate::nic::{FeatureNames, Lane, Nic};
 use crate::worker::{Direction, QueueId};
 
 /// The daemon.
@@ -60,13 +60,12 @@ impl DeviceStatus {
     fn of(device: &Nic) -> Self {
         let front_end = device.front_end();
         let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
-        let pair = |(n, counters): (usize, &std::sync::Arc<_>)| {
-            let id = QueueId::pair(device.name(), n as u16);
-            device.worker(id).map(|_| PairStatus {
-                id: id.to_string(),
-                rx_started: started(id.with(Direction::Rx)),
-                tx_started: started(id.with(Direction::Tx)),
-                counters: serde_json::to_value(&**counters).unwrap_or(Value::Null),
+        let pair = |lane: &Lane| {
+            lane.worker().map(|_| PairStatus {
+                id: lane.id.to_string(),
+                rx_started: started(lane.id.with(Direction::Rx)),
+                tx_started: started(lane.id.with(Direction::Tx)),
+                counters: serde_json::to_value(&*lane.counters).unwrap_or(Value::Null),
             })
         };
         Self {
@@ -74,7 +73,7 @@ impl DeviceStatus {
             uplink: device.uplink().to_owned(),
             front_end_pid: front_end.as_ref().map(|f| f.pid),
             features: front_end.as_ref().and_then(|f| f.features).map(|f| FeatureNames(f).to_string()),
-            pairs: device.counters().iter().enumerate().filter_map(pair).collect(),
+            pairs: device.lanes().iter().filter_map(pair).collect(),
             queue_pairs: device.rings() / 2,
         }
     }

@@ -17,13 +17,39 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
-use crate::worker::ModeEvents;
+use crate::worker::{ModeEvents, Threads, Workers};
 
 pub use entrance::Ended;
 pub use links::Links;
 
 /// The control thread's event loop.
 pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
+
+/// What all devices share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Told when a pair changes its mode.
+    pub events: ModeEvents,
+    /// Where threads come from.
+    pub workers: Arc<Workers>,
+}
+
+/// The CPUs that a device's workers are pinned to, in turn: those that were named; if none were, all that the daemon may
+/// use where there is a worker for each, else none.
+fn cpus(options: &DeviceOptions) -> Vec<usize> {
+    match (&options.cpus, options.threads) {
+        (Some(list), _) => list.0.clone(),
+        (None, Threads::PerCpu) => {
+            let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| {
+                let mut first = rustix::thread::CpuSet::new();
+                first.set(0);
+                first
+            });
+            (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
+        }
+        (None, _) => Vec::new(),
+    }
+}
 
 /// A device: its NIC, and what lets front ends in.
 #[derive(Debug)]
@@ -33,11 +59,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens what the device needs. Nothing is served yet. `events` is told when a pair changes its mode.
+    /// Opens what the device needs. Nothing is served yet.
     ///
     /// # Errors
     /// When a socket or the uplink cannot be opened.
-    pub fn open(options: &DeviceOptions, events: &ModeEvents) -> Result<Self, Box<dyn Error>> {
+    pub fn open(options: &DeviceOptions, shared: &Shared) -> Result<Self, Box<dyn Error>> {
         // The socket first: whoever waits for it may connect while the uplink is opened.
         let entrance = Entrance::open(options)?;
         let uplink = uplinks::open(options)?;
@@ -51,9 +77,11 @@ impl Device {
             uplinks: uplink.queues,
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
-            cpus: options.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
+            cpus: cpus(options),
+            threads: options.threads,
+            workers: shared.workers.clone(),
             policy: options.policy(),
-            events: events.clone(),
+            events: shared.events.clone(),
         }));
         Ok(Self { nic, entrance: Some(entrance) })
     }

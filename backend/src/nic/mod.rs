@@ -7,25 +7,26 @@
 mod config_space;
 mod features;
 mod front_end;
+mod lane;
 mod modes;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::lane::{Idle, LaneState};
+
 pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
 pub use front_end::FrontEnd;
+pub use lane::Lane;
 pub use modes::OrderError;
 
 use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{
-    self, DeviceCounters, DeviceName, Mailbox, Message, ModeEvents, Pair, PairCounters, PairGauges, PairSetup, QueueId,
-    WorkerHandle,
-};
+use crate::worker::{DeviceName, Mailbox, Message, ModeEvents, Pair, PairSetup, QueueId, Threads, Workers};
 
 /// Least MTU that IP allows (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -56,6 +57,10 @@ pub struct NicSetup {
     pub max_queue_size: u16,
     /// CPUs that its workers are pinned to, in turn; none: they run where the kernel likes.
     pub cpus: Vec<usize>,
+    /// How its packets are shared out among threads.
+    pub threads: Threads,
+    /// Where threads come from.
+    pub workers: Arc<Workers>,
     /// When its pairs sleep and when they poll.
     pub policy: Policy,
     /// Who is told when they change their mode.
@@ -74,31 +79,15 @@ pub struct Nic {
     link_up: AtomicBool,
     offered: u64,
     max_queue_size: u16,
-    cpus: Vec<usize>,
+    threads: Threads,
+    workers: Arc<Workers>,
     events: ModeEvents,
-    counters: DeviceCounters,
-    gauges: Vec<Arc<PairGauges>>,
-    pairs: Vec<Mutex<PairState>>,
+    pairs: u16,
+    lanes: Vec<Lane>,
     front_end: Mutex<Option<FrontEnd>>,
 }
 
-#[derive(Debug)]
-enum PairState {
-    /// No front end has started a ring of it yet.
-    Idle(Idle),
-    Running(WorkerHandle),
-    /// No thread was to be had.
-    Failed,
-}
-
-#[derive(Debug)]
-struct Idle {
-    tx: Tx,
-    rx: Rx,
-    policy: Policy,
-}
-
-/// A pair's worker could not be started.
+/// A worker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the worker of {id}")]
 pub struct StartError {
@@ -111,9 +100,14 @@ impl Nic {
     /// Makes a device. Nothing runs yet.
     #[must_use]
     pub fn new(setup: NicSetup) -> Self {
-        let policy = setup.policy;
-        let idle = |(tx, rx)| Mutex::new(PairState::Idle(Idle { tx, rx, policy }));
-        let pairs: Vec<_> = setup.uplinks.into_iter().map(idle).collect();
+        let pairs = setup.uplinks.len() as u16;
+        let lanes = (0..).zip(setup.uplinks).flat_map(|(pair, uplink)| {
+            Lane::of_pair(QueueId::pair(setup.name, pair), setup.threads, uplink, setup.policy)
+        });
+        let mut lanes: Vec<_> = lanes.collect();
+        for (lane, cpu) in lanes.iter_mut().zip(setup.cpus.iter().cycle()) {
+            lane.cpu = Some(*cpu);
+        }
         Self {
             name: setup.name,
             uplink: setup.uplink,
@@ -122,13 +116,13 @@ impl Nic {
             mac: setup.mac,
             mtu: setup.mtu,
             link_up: AtomicBool::new(true),
-            offered: offered(setup.offloads, pairs.len(), setup.mac.is_some()),
+            offered: offered(setup.offloads, usize::from(pairs), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
-            cpus: setup.cpus,
-            gauges: pairs.iter().map(|_| Arc::new(PairGauges::new(&policy, worker::now()))).collect(),
+            threads: setup.threads,
+            workers: setup.workers,
             events: setup.events,
-            counters: pairs.iter().map(|_| Arc::new(PairCounters::default())).collect(),
             pairs,
+            lanes,
             front_end: Mutex::new(None),
         }
     }
@@ -184,7 +178,7 @@ impl Nic {
 
     /// Has the network learn that the guest with address `mac` is here now.
     pub fn announce(&self, mac: [u8; 6]) {
-        let id = QueueId::pair(self.name, 0);
+        let id = QueueId::of_ring(self.name, 1);
         if let Some(worker) = self.worker(id) {
             worker.send(id, Message::Announce(mac));
         }
@@ -228,89 +222,80 @@ impl Nic {
     /// Number of rings: two a pair.
     #[must_use]
     pub fn rings(&self) -> u16 {
-        self.pairs.len() as u16 * 2
+        self.pairs * 2
     }
 
-    /// The counters of all pairs.
+    /// Its pairs, or their directions where each has a worker of its own.
     #[must_use]
-    pub fn counters(&self) -> &DeviceCounters {
-        &self.counters
+    pub fn lanes(&self) -> &[Lane] {
+        &self.lanes
     }
 
-    /// What the workers of all pairs show of their modes.
+    /// How its packets are shared out among threads.
     #[must_use]
-    pub fn gauges(&self) -> &[Arc<PairGauges>] {
-        &self.gauges
+    pub fn threads(&self) -> Threads {
+        self.threads
     }
 
-    /// The worker of a ring or pair, if it was started.
+    /// The worker of a ring, if it was started.
     #[must_use]
-    pub fn worker(&self, id: QueueId) -> Option<Arc<Mailbox>> {
-        let state = self.pairs.get(usize::from(id.pair))?.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            PairState::Running(worker) => Some(worker.mailbox().clone()),
-            PairState::Idle(..) | PairState::Failed => None,
-        }
+    pub fn worker(&self, ring: QueueId) -> Option<Arc<Mailbox>> {
+        self.lane(ring)?.mailbox()
     }
 
     /// All workers that were started, each with the name of what it serves of this device.
     pub fn workers(&self) -> impl Iterator<Item = (QueueId, Arc<Mailbox>)> + '_ {
-        (0..self.pairs.len() as u16).filter_map(|pair| {
-            let id = QueueId::pair(self.name, pair);
-            Some((id, self.worker(id)?))
-        })
+        self.lanes.iter().filter_map(|lane| Some((lane.id, lane.mailbox()?)))
     }
 
-    /// Gives up the worker of a ring or pair, which does not answer. The pair stays out of order.
-    pub fn give_up(&self, id: QueueId) {
-        if let Some(state) = self.pairs.get(usize::from(id.pair)) {
-            tracing::error!(queue = %id, "the worker is given up; restart vnicd to use it again");
+    fn lane(&self, ring: QueueId) -> Option<&Lane> {
+        self.lanes.iter().find(|lane| lane.id.covers(ring))
+    }
+
+    /// Gives up the worker of a ring, which does not answer. Its lane stays out of order.
+    pub fn give_up(&self, ring: QueueId) {
+        if let Some(lane) = self.lane(ring) {
+            tracing::error!(queue = %lane.id, "the worker is given up; restart vnicd to use it again");
             // A worker that still runs is told to end, and waited for a moment, outside the lock.
-            let worker =
-                std::mem::replace(&mut *state.lock().unwrap_or_else(PoisonError::into_inner), PairState::Failed);
+            let worker = std::mem::replace(&mut *lane.state(), LaneState::Failed);
             drop(worker);
         }
     }
 
-    /// Starts the worker of a ring or pair.
+    /// Starts the worker of a ring.
     ///
     /// # Errors
-    /// When the kernel gives no thread. The pair stays out of order then.
-    ///
-    /// # Panics
-    /// When there is no such pair: callers check ring numbers against [`Nic::rings`].
-    pub fn start_worker(&self, id: QueueId) -> Result<Arc<Mailbox>, StartError> {
-        let at = usize::from(id.pair);
-        let id = QueueId::pair(self.name, id.pair);
-        let mut state = self.pairs[at].lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, PairState::Failed) {
-            PairState::Idle(Idle { tx, rx, policy }) => {
-                let cpu = (!self.cpus.is_empty()).then(|| self.cpus[at % self.cpus.len()]);
-                let worker = WorkerHandle::spawn(id, cpu).map_err(|source| StartError { id, source })?;
-                let pair = Pair::new(PairSetup {
-                    id,
+    /// When there is no such ring, or the kernel gives no thread. The ring stays out of order then.
+    pub fn start_worker(&self, ring: QueueId) -> Result<Arc<Mailbox>, StartError> {
+        let error = |source| StartError { id: ring, source };
+        let lane = self.lane(ring).ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        let mut state = lane.state();
+        match std::mem::replace(&mut *state, LaneState::Failed) {
+            LaneState::Idle(Idle { tx, rx, policy }) => {
+                let worker = self.workers.find(self.threads, lane.id, lane.cpu).map_err(error)?;
+                let mailbox = worker.mailbox().clone();
+                mailbox.adopt(Pair::new(PairSetup {
+                    id: lane.id,
                     tx,
                     rx,
-                    counters: self.counters[at].clone(),
+                    counters: lane.counters.clone(),
                     uplink_mac: self.uplink_mac,
                     policy,
-                    gauges: self.gauges[at].clone(),
+                    gauges: lane.gauges.clone(),
                     events: self.events.clone(),
-                });
-                let mailbox = worker.mailbox().clone();
-                mailbox.send(id, Message::Adopt(Box::new(pair)));
+                }));
                 if !self.link_up() {
-                    mailbox.send(id, Message::Carrier(false));
+                    mailbox.send(lane.id, Message::Carrier(false));
                 }
-                *state = PairState::Running(worker);
+                *state = LaneState::Running(worker);
                 Ok(mailbox)
             }
-            PairState::Running(worker) => {
+            LaneState::Running(worker) => {
                 let mailbox = worker.mailbox().clone();
-                *state = PairState::Running(worker);
+                *state = LaneState::Running(worker);
                 Ok(mailbox)
             }
-            PairState::Failed => Err(StartError { id, source: io::Error::other("it failed before; restart vnicd") }),
+            LaneState::Failed => Err(error(io::Error::other("it failed before; restart vnicd"))),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! takes the whole stretch when it has delivered the one before.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::bell::Bell;
 use super::{Progress, Receive, Received, Rx, Sent, Tx, TxBurst};
 use crate::memory::{GuestSlice, append_from_guest, copy_to_guest};
 use crate::offload::{HEADER_LEN, NetHeader};
@@ -24,18 +26,38 @@ struct Stretch {
     frames: usize,
 }
 
+/// What lies between the halves.
+#[derive(Debug, Default)]
+struct Wire {
+    stretch: Mutex<Stretch>,
+    /// Wakes the other half where each has a thread of its own.
+    bells: OnceLock<Bells>,
+}
+
+#[derive(Debug)]
+struct Bells {
+    /// A frame lies on the wire.
+    frames: Bell,
+    /// There is room again.
+    room: Bell,
+}
+
 /// The sending half.
 #[derive(Debug)]
-pub struct LoopbackTx(Arc<Mutex<Stretch>>);
+pub struct LoopbackTx(Arc<Wire>);
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct LoopbackRx {
-    wire: Arc<Mutex<Stretch>>,
+    wire: Arc<Wire>,
     stretch: Stretch,
     /// Where the next frame of the stretch starts.
     at: usize,
 }
+
+/// Tells the thread of the sending half when there is room.
+#[derive(Debug)]
+pub struct LoopbackRoom(Arc<Wire>);
 
 /// A wire from a queue pair back to itself.
 #[must_use]
@@ -45,15 +67,18 @@ pub fn loopback_pair() -> (Tx, Rx) {
     (Tx::Loopback(LoopbackTx(wire)), Rx::Loopback(rx))
 }
 
-fn lock(wire: &Mutex<Stretch>) -> MutexGuard<'_, Stretch> {
-    wire.lock().unwrap_or_else(PoisonError::into_inner)
+impl Wire {
+    fn lock(&self) -> MutexGuard<'_, Stretch> {
+        self.stretch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl LoopbackTx {
     pub(super) fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
-        let mut wire = lock(&self.0);
+        let mut wire = self.0.lock();
         let Stretch { bytes, frames } = &mut *wire;
-        burst.each(|frame| {
+        let was_empty = *frames == 0;
+        let progress = burst.each(|frame| {
             if *frames >= MAX_FRAMES || bytes.len() >= MAX_BYTES {
                 return Sent::Full;
             }
@@ -73,27 +98,57 @@ impl LoopbackTx {
             }
             *frames += 1;
             Sent::Done
-        })
+        });
+        if let Some(bells) = self.0.bells.get() {
+            // While nobody else can take or put anything, so that a bell rings when and only when it should.
+            bells.room.set(*frames < MAX_FRAMES && bytes.len() < MAX_BYTES);
+            if was_empty && *frames > 0 {
+                bells.frames.set(true);
+            }
+        }
+        progress
     }
 }
 
 impl LoopbackRx {
     /// Forgets the frames on their way: who sent them has gone, or takes other frames now.
     pub(super) fn empty(&mut self) {
-        *lock(&self.wire) = Stretch::default();
+        *self.wire.lock() = Stretch::default();
+        if let Some(bells) = self.wire.bells.get() {
+            bells.frames.set(false);
+            bells.room.set(true);
+        }
         self.stretch = Stretch::default();
         self.at = 0;
     }
 }
 
 impl LoopbackRx {
+    /// Has the halves wake each other from now on.
+    pub(super) fn beside(&self) -> LoopbackRoom {
+        self.wire.bells.get_or_init(|| Bells { frames: Bell::new(false), room: Bell::new(true) });
+        LoopbackRoom(self.wire.clone())
+    }
+
+    /// Readable while a frame lies on the wire, if the halves wake each other.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.wire.bells.get().and_then(|bells| bells.frames.fd())
+    }
+
     /// Takes what was sent meanwhile.
     #[cold]
     fn take_stretch(&mut self) {
         self.stretch.bytes.clear();
         self.stretch.frames = 0;
         self.at = 0;
-        std::mem::swap(&mut self.stretch, &mut *lock(&self.wire));
+        let mut wire = self.wire.lock();
+        std::mem::swap(&mut self.stretch, &mut *wire);
+        if self.stretch.frames > 0
+            && let Some(bells) = self.wire.bells.get()
+        {
+            bells.frames.set(false);
+            bells.room.set(true);
+        }
     }
 
     /// The frame that is next: its header and where it lies.
@@ -106,6 +161,13 @@ impl LoopbackRx {
         let [header @ .., a, b, c, d] = *prefix;
         let start = self.at + PREFIX;
         Some((NetHeader(header), start..start + u32::from_le_bytes([a, b, c, d]) as usize))
+    }
+}
+
+impl LoopbackRoom {
+    /// Readable while there is room on the wire.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.bells.get().and_then(|bells| bells.room.fd())
     }
 }
 

@@ -3,6 +3,7 @@
 //! An uplink is made as two halves, one to send and one to receive, for the two directions are independent. Frames go
 //! straight from and to guest buffers, after a virtio-net header in private memory.
 
+mod bell;
 mod byte_sum;
 mod discard;
 mod generate;
@@ -18,7 +19,7 @@ use crate::offload::{NetHeader, Offloads};
 
 pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
-pub use loopback::{LoopbackRx, LoopbackTx, loopback_pair};
+pub use loopback::{LoopbackRoom, LoopbackRx, LoopbackTx, loopback_pair};
 pub use tap::{TapRx, TapTx, tap_pairs};
 pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
 
@@ -69,6 +70,8 @@ pub enum Rx {
     Generate(GenerateRx),
     /// What the guest sent.
     Loopback(LoopbackRx),
+    /// Nothing: the guest's frames are received by another thread.
+    LoopbackRoom(LoopbackRoom),
 }
 
 /// What receives frames one by one.
@@ -86,6 +89,12 @@ pub trait Receive {
 }
 
 impl Tx {
+    /// For who sends nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::Discard(DiscardTx::new(false))
+    }
+
     /// Sends frames, in their order, until one cannot be sent now.
     #[inline]
     pub fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
@@ -125,14 +134,33 @@ impl Tx {
 }
 
 impl Rx {
+    /// For who sends on the same queue from another thread and receives nothing: keeps the queue attached meanwhile, and
+    /// can be watched for room.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        match self {
+            Self::Tap(tap) => Self::Tap(tap.beside()),
+            Self::Discard | Self::Generate(_) | Self::LoopbackRoom(_) => Self::Discard,
+            Self::Loopback(loopback) => Self::LoopbackRoom(loopback.beside()),
+        }
+    }
+
     /// What to watch: readable when a frame waits, writable when there is room to send. An uplink without it changes
     /// only by what its own pair does.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(tap) => Some(tap.fd()),
-            Self::Discard | Self::Generate(_) | Self::Loopback(_) => None,
+            Self::Discard | Self::Generate(_) => None,
+            Self::Loopback(loopback) => loopback.fd(),
+            Self::LoopbackRoom(room) => room.fd(),
         }
+    }
+
+    /// Whether room to send shows itself in that [`Rx::fd`] is readable.
+    #[must_use]
+    pub fn room_is_readable(&self) -> bool {
+        matches!(self, Self::LoopbackRoom(_))
     }
 
     /// Lets frames come to this queue, with the unfinished work that `takes` allows, or keeps them away.
@@ -142,7 +170,7 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
-            Self::Discard | Self::Generate(_) => Ok(()),
+            Self::Discard | Self::Generate(_) | Self::LoopbackRoom(_) => Ok(()),
             Self::Loopback(loopback) => {
                 if takes.is_none() {
                     loopback.empty();

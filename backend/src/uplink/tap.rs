@@ -8,7 +8,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{MAX_FRAME, Receive, Received, Rx, Sent, Tx, TxFrame};
 use crate::memory::{GuestSlice, append_from_guest};
@@ -28,27 +28,48 @@ const MAX_QUEUED: usize = 16_384;
 /// # Errors
 /// When the kernel refuses to detach a queue of a multi-queue TAP.
 pub fn tap_pairs(queues: Vec<OwnedFd>, multi_queue: bool, uso: bool) -> io::Result<Vec<(Tx, Rx)>> {
-    let pair = |queue: OwnedFd| {
-        let queue = Arc::new(queue);
+    let pair = |fd: OwnedFd| {
+        if multi_queue {
+            set_queue(fd.as_raw_fd(), false)?;
+        }
+        let queue = Arc::new(Queue { fd, multi_queue, users: Mutex::new(0) });
         let tx = TapTx { queue: queue.clone(), iovecs: Vec::with_capacity(MAX_IOVECS), bounce: Vec::new() };
-        let mut rx = TapRx {
-            queue,
-            multi_queue,
-            attached: true,
-            uso,
-            iovecs: Vec::with_capacity(MAX_IOVECS),
-            overflow: vec![0; MAX_FRAME].into_boxed_slice(),
-        };
-        rx.attach(None)?;
+        let rx = TapRx::new(queue, uso);
         Ok((Tx::Tap(tx), Rx::Tap(rx)))
     };
     queues.into_iter().map(pair).collect()
 }
 
+/// A TAP queue, and how many are using it now.
+#[derive(Debug)]
+struct Queue {
+    fd: OwnedFd,
+    /// Queues of a single-queue TAP cannot be detached.
+    multi_queue: bool,
+    users: Mutex<u32>,
+}
+
+impl Queue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// One more or one less uses the queue. Says whether it is the first.
+    fn count_user(&self, comes: bool) -> io::Result<bool> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = if comes { *users == 0 } else { *users == 1 };
+        if changes && self.multi_queue {
+            set_queue(self.as_raw_fd(), comes)?;
+        }
+        *users = if comes { *users + 1 } else { users.saturating_sub(1) };
+        Ok(changes && comes)
+    }
+}
+
 /// The sending half of a TAP queue.
 #[derive(Debug)]
 pub struct TapTx {
-    queue: Arc<OwnedFd>,
+    queue: Arc<Queue>,
     iovecs: Vec<libc::iovec>,
     /// Gathers frames in more pieces than the kernel takes.
     bounce: Vec<u8>,
@@ -121,9 +142,7 @@ impl TapTx {
 /// The receiving half of a TAP queue.
 #[derive(Debug)]
 pub struct TapRx {
-    queue: Arc<OwnedFd>,
-    /// Queues of a single-queue TAP cannot be detached.
-    multi_queue: bool,
+    queue: Arc<Queue>,
     attached: bool,
     uso: bool,
     iovecs: Vec<libc::iovec>,
@@ -175,18 +194,33 @@ impl Receive for TapRx {
 }
 
 impl TapRx {
+    fn new(queue: Arc<Queue>, uso: bool) -> Self {
+        Self {
+            queue,
+            attached: false,
+            uso,
+            iovecs: Vec::with_capacity(MAX_IOVECS),
+            overflow: vec![0; MAX_FRAME].into_boxed_slice(),
+        }
+    }
+
+    /// For another thread that uses the same queue.
+    pub(super) fn beside(&self) -> Self {
+        Self::new(self.queue.clone(), self.uso)
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+        self.queue.fd.as_fd()
     }
 
     pub(super) fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
-        if self.multi_queue && takes.is_some() != self.attached {
-            set_queue(self.queue.as_raw_fd(), takes.is_some())?;
+        if takes.is_some() != self.attached {
+            let is_first = self.queue.count_user(takes.is_some())?;
+            self.attached = takes.is_some();
+            if is_first && !self.queue.multi_queue {
+                self.drain();
+            }
         }
-        if !self.multi_queue && takes.is_some() && !self.attached {
-            self.drain();
-        }
-        self.attached = takes.is_some();
         if let Some(takes) = takes {
             self.set_offload(takes)?;
         }
@@ -197,7 +231,7 @@ impl TapRx {
     /// that it detaches.
     fn drain(&mut self) {
         for _ in 0..MAX_QUEUED {
-            if rustix::io::read(&*self.queue, &mut self.overflow[..]).is_err() {
+            if rustix::io::read(&self.queue.fd, &mut self.overflow[..]).is_err() {
                 break;
             }
         }

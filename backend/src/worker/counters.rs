@@ -1,6 +1,5 @@
 //! What a worker counts. Written by one thread, read by any.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -142,6 +141,3 @@ pub struct PairCounters {
     /// Rings that the driver broke.
     pub rings_broken: Counter,
 }
-
-/// The counters of all pairs of a device.
-pub type DeviceCounters = Vec<Arc<PairCounters>>;

@@ -93,6 +93,13 @@ impl QueueId {
         Self { direction, ..self }
     }
 
+    /// Whether what is called `other` is this, a part of it, or what it is a part of.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        let either = self.direction == Direction::Both || other.direction == Direction::Both;
+        self.device == other.device && self.pair == other.pair && (either || self.direction == other.direction)
+    }
+
     /// The name of the queue that the front end calls by `index` (virtio 1.3, 5.1.2: receiveq1, transmitq1, …).
     #[must_use]
     pub fn of_ring(device: DeviceName, index: u16) -> Self {
@@ -119,6 +126,9 @@ mod tests {
     #[test]
     fn names() {
         let device: DeviceName = "nic0".parse().unwrap();
+        let (pair, rx) = (QueueId::pair(device, 1), QueueId::of_ring(device, 2));
+        assert!(pair.covers(rx) && rx.covers(pair) && rx.covers(rx) && !rx.covers(QueueId::of_ring(device, 3)));
+        assert!(!pair.covers(QueueId::pair(device, 2)));
         assert_eq!(QueueId::of_ring(device, 3).to_string(), "nic0/1/tx");
         assert_eq!(QueueId::pair(device, 7).to_string(), "nic0/7");
         assert!(std::ptr::eq(device.as_str(), "nic0".parse::<DeviceName>().unwrap().as_str()), "kept once");

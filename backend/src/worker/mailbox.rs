@@ -42,11 +42,20 @@ pub struct RingStart {
     pub log: Option<RingLog>,
 }
 
-/// What a worker can be told. Each message comes with the name of the ring or the pair that it is for.
+/// What lies in a mailbox.
 #[derive(Debug)]
-pub enum Message {
+pub(super) enum Mail {
     /// The worker serves this pair from now on.
     Adopt(Box<Pair>),
+    /// Something for the pair, or the ring of it, that is called so.
+    For(QueueId, Message),
+    /// The thread ends.
+    Stop,
+}
+
+/// What can be told of a ring or a pair.
+#[derive(Debug)]
+pub enum Message {
     /// A ring starts. Answered when it does.
     RingUp(RingStart, RingFds, SyncSender<()>),
     /// A ring stops. Answered with its base when it is quiet; none if it did not run.
@@ -71,8 +80,6 @@ pub enum Message {
     Carrier(bool),
     /// A mode is ordered. Answered with whether it can be had.
     Mode(Order, SyncSender<Result<(), ModeError>>),
-    /// The thread ends.
-    Stop,
 }
 
 /// A worker did not answer.
@@ -89,7 +96,7 @@ pub enum MailboxError {
 /// A worker's mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
-    queue: Mutex<VecDeque<(QueueId, Message)>>,
+    queue: Mutex<VecDeque<Mail>>,
     flagged: AtomicBool,
     wake: OwnedFd,
 }
@@ -104,9 +111,24 @@ impl Mailbox {
         Ok(Self { queue: Mutex::default(), flagged: AtomicBool::new(false), wake })
     }
 
-    /// Puts a message for `id` in and wakes the worker.
+    /// Tells the ring or pair that is called `id`.
     pub fn send(&self, id: QueueId, message: Message) {
-        self.lock().push_back((id, message));
+        self.put(Mail::For(id, message));
+    }
+
+    /// Hands a pair over for good.
+    pub fn adopt(&self, pair: Pair) {
+        self.put(Mail::Adopt(Box::new(pair)));
+    }
+
+    /// Ends the worker.
+    pub(super) fn stop(&self) {
+        self.put(Mail::Stop);
+    }
+
+    /// Puts mail in and wakes the worker.
+    fn put(&self, mail: Mail) {
+        self.lock().push_back(mail);
         self.flagged.store(true, Ordering::Release);
         // Fails only when the counter is full, and then the worker is woken already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -132,12 +154,12 @@ impl Mailbox {
     }
 
     /// Takes all messages.
-    pub(super) fn take(&self) -> VecDeque<(QueueId, Message)> {
+    pub(super) fn take(&self) -> VecDeque<Mail> {
         self.flagged.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(QueueId, Message)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Mail>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

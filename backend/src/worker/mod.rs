@@ -15,6 +15,7 @@ mod queue;
 mod run;
 mod rx;
 mod shared;
+mod threads;
 mod tx;
 mod wakeups;
 
@@ -24,13 +25,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use clock::now;
-pub use counters::{Counter, DeviceCounters, Histogram, PairCounters};
+pub use counters::{Counter, Histogram, PairCounters};
 pub use events::{Listener, ModeEvent, ModeEvents, mode_events};
 pub use gauges::PairGauges;
 pub use id::{DeviceName, Direction, QueueId};
 pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
 pub use pair::{Pair, PairSetup};
 pub use shared::Features;
+pub use threads::{Threads, Workers};
 
 /// Most packets that one direction of a pair moves in a round.
 pub const BURST_PACKETS: usize = 64;
@@ -44,7 +46,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// A running worker thread.
 #[derive(Debug)]
 pub struct WorkerHandle {
-    name: QueueId,
+    name: String,
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,16 +56,23 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// When the kernel gives no thread, epoll or eventfd.
-    pub fn spawn(name: QueueId, cpu: Option<usize>) -> io::Result<Self> {
+    pub fn spawn(name: String, cpu: Option<usize>) -> io::Result<Self> {
+        let own_name = name.clone();
         let mailbox = Arc::new(Mailbox::new()?);
         let worker = run::Worker::new(mailbox.clone())?;
-        let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(cpu) = cpu {
-                pin(name, cpu);
+                pin(&own_name, cpu);
             }
             worker.run();
         })?;
         Ok(Self { name, mailbox, thread: Some(thread) })
+    }
+
+    /// The worker's name, which its thread bears as far as it fits.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The way to reach the worker.
@@ -75,7 +84,7 @@ impl WorkerHandle {
 
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
-        self.mailbox.send(self.name, Message::Stop);
+        self.mailbox.stop();
         let Some(thread) = self.thread.take() else { return };
         // A front end can stop a worker (memory that is never paged in, an eventfd made to block), but not the daemon.
         let deadline = Instant::now() + STOP_PATIENCE;
@@ -90,10 +99,10 @@ impl Drop for WorkerHandle {
     }
 }
 
-fn pin(name: QueueId, cpu: usize) {
+fn pin(name: &str, cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(queue = %name, cpu, "cannot pin the worker to its CPU: {}", io::Error::from(e));
+        tracing::warn!(worker = name, cpu, "cannot pin the worker to its CPU: {}", io::Error::from(e));
     }
 }

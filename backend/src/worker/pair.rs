@@ -166,7 +166,6 @@ impl Pair {
                 let _ = answer.send(self.governor.order(order, now()));
                 self.show(now());
             }
-            Message::Adopt(_) | Message::Stop => {}
         }
     }
 
@@ -231,9 +230,12 @@ impl Pair {
         let waits = matches!(self.verdict, Verdict::Wait { .. });
         let slipped_in = waits && self.change_interrupt(self.id(), true);
         let attached = waits && self.shared.is_attached();
+        let for_frames = attached && self.seen.rx == mode::Direction::Empty;
+        let for_room = attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked;
+        let room_is_readable = self.rx.uplink.room_is_readable();
         let wanted = Interest {
-            readable: attached && self.seen.rx == mode::Direction::Empty,
-            writable: attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked,
+            readable: for_frames || (for_room && room_is_readable),
+            writable: for_room && !room_is_readable,
         };
         self.watch(wanted, wakeups);
         self.show(self.looked);

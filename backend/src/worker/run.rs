@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::{ThreadClocks, now};
+use super::mailbox::Mail;
 use super::wakeups::{Slot, Source, Wakeups};
-use super::{Direction, Mailbox, Message, Pair, QueueId};
+use super::{Mailbox, Pair};
 use crate::mode::{Cause, Time, Verdict};
 
 /// How often a polling worker pauses between two rounds that found nothing. Looking at a ring without a pause takes the
@@ -103,32 +104,24 @@ impl Worker {
     }
 
     fn read_mail(&mut self) {
-        for (id, message) in self.mailbox.take() {
-            match message {
-                Message::Stop => {
+        for mail in self.mailbox.take() {
+            match mail {
+                Mail::Stop => {
                     self.stopped = true;
                     return;
                 }
-                Message::Adopt(mut pair) => {
+                Mail::Adopt(mut pair) => {
                     pair.set_slot(Slot(self.pairs.len() as u32));
                     self.pairs.push(*pair);
                 }
-                message => {
-                    if let Some(pair) = self.pairs.iter_mut().find(|pair| serves(pair.id(), id)) {
+                Mail::For(id, message) => {
+                    if let Some(pair) = self.pairs.iter_mut().find(|pair| pair.id().covers(id)) {
                         pair.handle(id, message, &self.wakeups);
                     }
                 }
             }
         }
     }
-}
-
-/// Whether a pair, or a direction of one, that is called `own` is what a message to `id` is for.
-fn serves(own: QueueId, id: QueueId) -> bool {
-    let directions = [own.direction, id.direction];
-    own.device == id.device
-        && own.pair == id.pair
-        && (directions.contains(&Direction::Both) || own.direction == id.direction)
 }
 
 fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {

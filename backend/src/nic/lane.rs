@@ -1,0 +1,81 @@
+//! A lane: what has a mode of its own and is served by one worker. A queue pair, or one direction of it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::mode::Policy;
+use crate::uplink::{Rx, Tx};
+use crate::worker::{self, Direction, Mailbox, PairCounters, PairGauges, QueueId, Threads, WorkerHandle};
+
+/// A lane of a device.
+#[derive(Debug)]
+pub struct Lane {
+    /// Its name.
+    pub id: QueueId,
+    /// What its worker counts.
+    pub counters: Arc<PairCounters>,
+    /// What its worker shows of its mode.
+    pub gauges: Arc<PairGauges>,
+    /// The CPU that its worker is pinned to, if it is.
+    pub cpu: Option<usize>,
+    state: Mutex<LaneState>,
+}
+
+#[derive(Debug)]
+pub(super) enum LaneState {
+    /// No front end has started a ring of it yet.
+    Idle(Idle),
+    /// It has a worker.
+    Running(Arc<WorkerHandle>),
+    /// No thread was to be had, or it was given up.
+    Failed,
+}
+
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) tx: Tx,
+    pub(super) rx: Rx,
+    pub(super) policy: Policy,
+}
+
+impl Lane {
+    /// The lanes of pair number `pair`.
+    pub(super) fn of_pair(pair: QueueId, threads: Threads, (tx, rx): (Tx, Rx), policy: Policy) -> Vec<Self> {
+        if threads != Threads::PerDirection {
+            return vec![Self::new(pair, Idle { tx, rx, policy })];
+        }
+        let beside = rx.beside();
+        vec![
+            Self::new(pair.with(Direction::Rx), Idle { tx: Tx::none(), rx, policy }),
+            Self::new(pair.with(Direction::Tx), Idle { tx, rx: beside, policy }),
+        ]
+    }
+
+    fn new(id: QueueId, idle: Idle) -> Self {
+        Self {
+            id,
+            counters: Arc::default(),
+            gauges: Arc::new(PairGauges::new(&idle.policy, worker::now())),
+            cpu: None,
+            state: Mutex::new(LaneState::Idle(idle)),
+        }
+    }
+
+    /// The way to its worker, if it has one.
+    #[must_use]
+    pub fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        self.worker().map(|worker| worker.mailbox().clone())
+    }
+
+    /// Its worker, if it has one.
+    #[must_use]
+    pub fn worker(&self) -> Option<Arc<WorkerHandle>> {
+        match &*self.state() {
+            LaneState::Running(worker) => Some(worker.clone()),
+            LaneState::Idle(_) | LaneState::Failed => None,
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
