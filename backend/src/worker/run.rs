@@ -44,8 +44,11 @@ impl Worker {
 
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) {
-        while !self.stopped {
+        loop {
             let until = self.move_packets();
+            if self.stopped {
+                return;
+            }
             // Kicks on. What slipped in before they were is moved first.
             let slipped_in = self.pairs.iter_mut().fold(false, |any, pair| pair.before_sleep(&self.wakeups) | any);
             let cause = if slipped_in { Cause::Nothing } else { self.sleep(until) };
@@ -59,8 +62,11 @@ impl Worker {
             if self.mailbox.is_flagged() {
                 self.read_mail();
             }
+            if self.stopped {
+                return None;
+            }
             let usage = self.clocks.read_if_due(self.pairs.last().map_or_else(now, Pair::looked));
-            let (mut found, mut again, mut until) = (false, self.stopped, None);
+            let (mut found, mut again, mut until) = (false, false, None);
             for pair in &mut self.pairs {
                 found |= pair.round(usage);
                 match pair.verdict() {
@@ -70,7 +76,6 @@ impl Worker {
                 }
             }
             match (again, found) {
-                _ if self.stopped => return None,
                 (false, _) => return until,
                 (true, true) => {}
                 (true, false) => pause(),
