@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod mode_status;
 mod rpc;
 mod server;
 mod status;
 
+pub use mode_status::ModeStatus;
 pub use rpc::{Request, RpcError, call, parse_answer};
 pub use server::ControlServer;
 pub use status::{DeviceStatus, PairStatus, Status};

@@ -31,6 +31,7 @@ const MAX_UNREAD: usize = 4 << 20;
 pub struct ControlServer {
     listening: Listening,
     devices: Vec<Arc<Nic>>,
+    #[expect(dead_code, reason = "events are not asked for yet")]
     listener: Listener,
     clients: HashMap<RawFd, Client>,
 }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::nic::{FeatureNames, Lane, Nic};
-use crate::worker::{Direction, QueueId};
+use crate::worker::{self, Direction, QueueId};
+
+use super::ModeStatus;
 
 /// The daemon.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -43,6 +45,12 @@ pub struct PairStatus {
     pub rx_started: bool,
     /// Whether its transmit ring is started.
     pub tx_started: bool,
+    /// The worker that serves it.
+    pub worker: String,
+    /// The CPU that this worker is pinned to, if it is.
+    pub cpu: Option<usize>,
+    /// Its mode.
+    pub mode: ModeStatus,
     /// What it counted; the names are those of [`crate::worker::PairCounters`].
     pub counters: Value,
 }
@@ -60,11 +68,15 @@ impl DeviceStatus {
     fn of(device: &Nic) -> Self {
         let front_end = device.front_end();
         let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
+        let now = worker::now();
         let pair = |lane: &Lane| {
-            lane.worker().map(|_| PairStatus {
+            lane.worker().map(|worker| PairStatus {
                 id: lane.id.to_string(),
                 rx_started: started(lane.id.with(Direction::Rx)),
                 tx_started: started(lane.id.with(Direction::Tx)),
+                worker: worker.name().into(),
+                cpu: lane.cpu,
+                mode: ModeStatus::of(lane.gauges.read(), now),
                 counters: serde_json::to_value(&*lane.counters).unwrap_or(Value::Null),
             })
         };
