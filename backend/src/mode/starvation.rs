@@ -4,8 +4,11 @@
 use super::{Policy, Time, Usage};
 
 /// Of the time that the thread wanted to run, the least share whose loss counts: less is the housekeeping that every
-/// CPU sees.
-const LOST_ONE_IN: u64 = 10;
+/// CPU sees, or what a host takes from a virtual machine. Another thread that wants the CPU gets half of it.
+const LOST_ONE_IN: u64 = 4;
+
+/// Readings in a row that must tell of it: a single one may be an accident.
+const READINGS: u32 = 2;
 
 /// How often the time without polling doubles.
 const MOST_DOUBLINGS: u32 = 5;
@@ -18,22 +21,27 @@ pub(super) struct Starvation {
     /// Starved again before this: the time without polling was too short.
     trusted_from: Time,
     before: Option<(Usage, u64)>,
+    /// Readings in a row that told of a loss.
+    in_a_row: u32,
 }
 
 impl Starvation {
     pub(super) fn new(policy: &Policy) -> Self {
         let first_backoff_ns = u64::from(policy.preempted_backoff_ms) * 1_000_000;
-        Self { first_backoff_ns, doublings: 0, trusted_from: Time::default(), before: None }
+        Self { first_backoff_ns, doublings: 0, trusted_from: Time::default(), before: None, in_a_row: 0 }
     }
 
-    /// Whether the thread was preempted since the last reading for a time that matters. `awake_ns` is the time since
+    /// Whether the thread was preempted for a time that matters, in this reading and the one before. `awake_ns` is the time since
     /// the beginning that it did not sleep of its own accord.
     pub(super) fn judge(&mut self, usage: Usage, awake_ns: u64) -> bool {
         let Some((before, awake_before_ns)) = self.before.replace((usage, awake_ns)) else { return false };
         let awake_ns = awake_ns.saturating_sub(awake_before_ns);
         let ran_ns = usage.cpu.saturating_sub(before.cpu).as_nanos();
         let lost_ns = u128::from(awake_ns).saturating_sub(ran_ns);
-        usage.preemptions > before.preemptions && lost_ns * u128::from(LOST_ONE_IN) > u128::from(awake_ns)
+        let is_lost =
+            usage.preemptions > before.preemptions && lost_ns * u128::from(LOST_ONE_IN) > u128::from(awake_ns);
+        self.in_a_row = if is_lost { self.in_a_row + 1 } else { 0 };
+        self.in_a_row >= READINGS
     }
 
     /// Until when a worker that was starved now does not poll: longer each time that it comes back too early.
@@ -60,10 +68,13 @@ mod tests {
             starvation.judge(Usage { cpu: Duration::from_millis(cpu_ms), preemptions }, awake_ms * MS)
         };
         assert!(!judge(1000, 70, 10), "nothing to compare with");
-        assert!(!judge(1009, 71, 20), "one millisecond of ten");
-        assert!(judge(1017, 72, 30));
-        assert!(!judge(1020, 72, 40), "time went by, but nobody took the CPU");
-        assert!(!judge(1021, 73, 41), "it slept most of the time");
+        assert!(!judge(1008, 71, 20), "two milliseconds of ten");
+        assert!(!judge(1015, 72, 30), "once");
+        assert!(judge(1020, 73, 40), "twice");
+        assert!(judge(1025, 74, 50), "still");
+        assert!(!judge(1030, 74, 60), "time went by, but nobody took the CPU");
+        assert!(!judge(1035, 75, 70), "once again");
+        assert!(!judge(1036, 76, 71), "it slept most of the time");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::mode::{Time, Usage};
@@ -35,10 +34,11 @@ impl ThreadClocks {
             return None;
         }
         self.due = Time::from_nanos(now.as_nanos() + READING_NS);
+        // The CPU time that getrusage tells is as old as the last tick of the scheduler.
+        let cpu = clock_gettime(ClockId::ThreadCPUTime);
         let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
-        let us = (usage.user_time() + usage.system_time()).num_microseconds();
         Some(Usage {
-            cpu: Duration::from_micros(us.try_into().unwrap_or(0)),
+            cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
             preemptions: usage.involuntary_context_switches().try_into().unwrap_or(0),
         })
     }

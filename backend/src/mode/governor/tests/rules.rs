@@ -127,8 +127,15 @@ fn who_is_preempted_does_not_poll_for_a_while() {
     pair.frames_every(5, 10 * MS);
     assert_eq!(pair.is().0, Mode::Polling, "it lost next to nothing");
     pair.report.usage = usage(95, 5);
+    pair.round(1, Direction::Empty);
+    pair.report.usage = None;
     pair.frames_every(5, 10 * MS);
+    assert_eq!(pair.is().0, Mode::Polling, "once is an accident");
+    pair.report.usage = usage(100, 6);
+    pair.round(1, Direction::Empty);
+    pair.report.usage = None;
     assert_eq!(pair.is(), (Mode::Interrupt, Reason::Preempted));
+    pair.frames_every(5, 5 * MS);
     pair.round(64, Direction::Ready);
     pair.frames_every(5, 85 * MS);
     assert_eq!(pair.is(), (Mode::Interrupt, Reason::Preempted), "neither for backlog nor for the rate");
