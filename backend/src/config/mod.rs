@@ -25,7 +25,7 @@ use serde::Deserialize;
 use crate::mode::{Policy, Setting};
 use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
-use crate::worker::{DeviceName, Threads};
+use crate::worker::{DeviceName, Moderation, Threads};
 
 pub use values::{CpuList, Mac, SocketGroup, SocketMode, UplinkSpec};
 
@@ -136,6 +136,10 @@ pub struct DeviceOptions {
     /// What `auto` goes by.
     #[command(flatten)]
     pub governor: Policy,
+
+    /// When the guest is interrupted.
+    #[command(flatten)]
+    pub interrupts: Moderation,
 
     /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]
@@ -261,7 +265,8 @@ impl DeviceOptions {
         if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
         }
-        self.governor.check().map(drop).or_else(|e| wrong(&e.to_string()))
+        self.governor.check().map(drop).or_else(|e| wrong(&e.to_string()))?;
+        self.interrupts.check().map(drop).or_else(|e| wrong(&e))
     }
 
     /// When its pairs sleep and when they poll.
@@ -333,6 +338,8 @@ mod tests {
             ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
             ("[[device]\n", ":1: "),
             ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 25000 is not below enter-pps = 5"),
+            ("[[device]]\nfd = 3\n[device.interrupts]\ncoalesce-frames = 5\n", "needs a coalesce-us"),
+            ("[[device]]\nfd = 3\n[device.interrupts]\nurgent-priorities = '9'\n", ":4: '9' is no range"),
             ("[[device]]\nfd = 3\n[device.governor]\nenter-ppm = 5\n", ":4: unknown field `enter-ppm`"),
             ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode means nothing with --fd"),
             (

@@ -81,6 +81,7 @@ impl Device {
             threads: options.threads,
             workers: shared.workers.clone(),
             policy: options.policy(),
+            moderation: options.interrupts,
             events: shared.events.clone(),
         }));
         Ok(Self { nic, entrance: Some(entrance) })

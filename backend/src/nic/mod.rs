@@ -26,7 +26,7 @@ use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{DeviceName, Mailbox, Message, ModeEvents, Pair, PairSetup, QueueId, Threads, Workers};
+use crate::worker::{DeviceName, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, QueueId, Threads, Workers};
 
 /// Least MTU that IP allows (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -63,6 +63,8 @@ pub struct NicSetup {
     pub workers: Arc<Workers>,
     /// When its pairs sleep and when they poll.
     pub policy: Policy,
+    /// When its driver is called.
+    pub moderation: Moderation,
     /// Who is told when they change their mode.
     pub events: ModeEvents,
 }
@@ -81,6 +83,7 @@ pub struct Nic {
     max_queue_size: u16,
     threads: Threads,
     workers: Arc<Workers>,
+    moderation: Moderation,
     events: ModeEvents,
     pairs: u16,
     lanes: Vec<Lane>,
@@ -120,6 +123,7 @@ impl Nic {
             max_queue_size: setup.max_queue_size,
             threads: setup.threads,
             workers: setup.workers,
+            moderation: setup.moderation,
             events: setup.events,
             pairs,
             lanes,
@@ -281,6 +285,7 @@ impl Nic {
                     counters: lane.counters.clone(),
                     uplink_mac: self.uplink_mac,
                     policy,
+                    moderation: self.moderation,
                     gauges: lane.gauges.clone(),
                     events: self.events.clone(),
                 }));

@@ -12,11 +12,16 @@ pub(super) struct Moved {
     pub(super) segments: u64,
     /// Bytes that were moved.
     pub(super) bytes: u64,
+    /// Chains were published, for which the driver is to be called.
+    pub(super) published: bool,
+    /// An urgent packet was among those.
+    pub(super) urgent: bool,
 }
 
 impl Moved {
     /// Nothing, and nothing can be.
-    pub(super) const BLOCKED: Self = Self { state: Direction::Blocked, packets: 0, segments: 0, bytes: 0 };
+    pub(super) const BLOCKED: Self =
+        Self { state: Direction::Blocked, packets: 0, segments: 0, bytes: 0, published: false, urgent: false };
 
     /// The same for the governor.
     pub(super) fn way(&self, no_kick_fd: bool) -> Way {

@@ -10,7 +10,7 @@ use super::rx::RxHalf;
 use super::shared::{Features, Link, Shared};
 use super::tx::TxHalf;
 use super::wakeups::{Interest, Slot, Wakeups};
-use super::{BURST_PACKETS, Direction, Message, ModeEvent, ModeEvents, PairCounters, PairGauges, QueueId};
+use super::{BURST_PACKETS, Direction, Message, ModeEvent, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Cause, Governor, Mode, Policy, Report, Time, Usage, Verdict};
 use crate::offload::rarp;
@@ -32,6 +32,8 @@ pub struct PairSetup {
     pub uplink_mac: Option<[u8; 6]>,
     /// When it sleeps and when it polls.
     pub policy: Policy,
+    /// When its driver is called.
+    pub moderation: Moderation,
     /// Where it shows its mode.
     pub gauges: Arc<PairGauges>,
     /// Who is told of changes of its mode.
@@ -46,6 +48,7 @@ pub struct Pair {
     tx: TxHalf,
     memory: Arc<MemoryTable>,
     governor: Governor,
+    moderation: Moderation,
     gauges: Arc<PairGauges>,
     events: ModeEvents,
     /// What the last round left in each direction.
@@ -70,14 +73,15 @@ impl Pair {
     /// A pair whose rings are not started.
     #[must_use]
     pub fn new(setup: PairSetup) -> Self {
-        let PairSetup { id, tx, rx, counters, uplink_mac, policy, gauges, events } = setup;
+        let PairSetup { id, tx, rx, counters, uplink_mac, policy, moderation, gauges, events } = setup;
         let now = now();
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
-        Self {
+        let mut pair = Self {
             rx: RxHalf::new(queue(Direction::Rx), rx),
             tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
             memory: Arc::default(),
             governor: Governor::new(&policy, now),
+            moderation,
             gauges,
             events,
             seen: Seen { rx: mode::Direction::Blocked, tx: mode::Direction::Blocked },
@@ -87,7 +91,9 @@ impl Pair {
             interest: Interest::default(),
             slot: Slot::default(),
             shared: Shared { id, features: Features::default(), link: Link::Detached, has_carrier: true, counters },
-        }
+        };
+        pair.mode_changed();
+        pair
     }
 
     pub(super) fn id(&self) -> QueueId {
@@ -164,6 +170,7 @@ impl Pair {
             Message::Carrier(carries) => self.shared.set_carrier(carries),
             Message::Mode(order, answer) => {
                 let _ = answer.send(self.governor.order(order, now()));
+                self.mode_changed();
                 self.show(now());
             }
         }
@@ -278,21 +285,59 @@ impl Pair {
             self.rx.queue.break_ring(&RingError::Vanished);
             self.tx.queue.break_ring(&RingError::Vanished);
         }
+        self.call_drivers(tx, rx, now);
         let report = Report {
             now,
             rx: rx.way(self.rx.queue.needs_looking()),
             tx: tx.way(self.tx.queue.needs_looking()),
             uplink: self.shared.uplink(),
-            deadline: self.rx.gives_up_at().filter(|_| self.shared.is_attached()),
+            deadline: self.deadline(),
             usage,
         };
         let mode = self.governor.mode();
         self.verdict = self.governor.after_round(&report);
         self.looked = now;
+        if self.governor.mode() != mode {
+            self.mode_changed();
+        }
         if usage.is_some() || self.governor.mode() != mode {
             self.show(now);
         }
         report.rx.packets | report.tx.packets != 0
+    }
+
+    /// Calls the drivers for what the round published: at once, or later in polling mode if that is wanted.
+    #[inline]
+    fn call_drivers(&mut self, tx: Moved, rx: Moved, now: Time) {
+        let holds = self.holds_calls();
+        for (queue, moved) in [(&mut self.rx.queue, rx), (&mut self.tx.queue, tx)] {
+            if holds {
+                let packets = if moved.published { moved.packets.max(1) } else { 0 };
+                queue.call_moderated(packets, moved.urgent, now, &self.moderation);
+            } else if moved.published {
+                queue.call_for_published();
+            }
+        }
+    }
+
+    fn holds_calls(&self) -> bool {
+        self.moderation.holds() && self.governor.mode() == Mode::Polling
+    }
+
+    /// When it must be looked at again for a reason of its own.
+    fn deadline(&self) -> Option<Time> {
+        let given_up = self.rx.gives_up_at().filter(|_| self.shared.is_attached());
+        let [rx, tx] = [&self.rx.queue, &self.tx.queue].map(|queue| queue.call_due(&self.moderation));
+        given_up.into_iter().chain(rx).chain(tx).min()
+    }
+
+    fn mode_changed(&mut self) {
+        let holds = self.holds_calls();
+        if !holds {
+            self.rx.queue.release_calls();
+            self.tx.queue.release_calls();
+        }
+        self.rx.look_for_urgent(holds.then_some(self.moderation.urgent_priorities));
     }
 
     /// Shows the mode, and tells of its changes.

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::moderation::{Held, Moderation};
 use super::wakeups::{Slot, Source, Wakeups};
 use super::{PairCounters, QueueId, RingFds, RingStart};
 use crate::memory::MemoryTable;
+use crate::mode::Time;
 use crate::ring::{Ring, RingError, RingLog, RingSetup};
 
 /// A ring, if it is started.
@@ -25,6 +27,8 @@ pub(super) struct Queue {
     broken: Option<Broken>,
     log: Option<RingLog>,
     fds: RingFds,
+    /// Calls that the driver has not had yet.
+    held: Held,
     /// The place of its pair in the worker.
     pub(super) slot: Slot,
     counters: Arc<PairCounters>,
@@ -50,6 +54,7 @@ impl Queue {
             broken: None,
             log: None,
             fds: RingFds::default(),
+            held: Held::default(),
             slot: Slot::default(),
             counters,
         }
@@ -92,6 +97,7 @@ impl Queue {
 
     /// Stops the ring: where it stood, if it ran.
     pub(super) fn down(&mut self, wakeups: &Wakeups) -> Option<u32> {
+        self.release_calls();
         self.set_kick(None, wakeups);
         self.fds = RingFds::default();
         self.log = None;
@@ -189,16 +195,45 @@ impl Queue {
         })
     }
 
-    /// Shows the driver what was completed, and calls it unless it said that it need not be.
-    pub(super) fn publish(&mut self) {
+    /// Shows the driver what was completed. Says whether there was anything: then it is to be called.
+    pub(super) fn publish(&mut self) -> bool {
+        self.ring.as_mut().is_some_and(|ring| ring.publish())
+    }
+
+    /// Calls the driver for what was published, unless it said that it need not be.
+    pub(super) fn call_for_published(&mut self) {
+        self.held.take();
         let Some(ring) = &mut self.ring else { return };
-        if ring.publish() {
-            if ring.needs_call() {
-                self.call();
-            } else {
-                self.counters.calls_suppressed.add(1);
-            }
+        if ring.needs_call() {
+            self.call();
+        } else {
+            self.counters.calls_suppressed.add(1);
         }
+    }
+
+    /// The same under settings that hold calls: for `packets` that were published just now, if there were any, and for what
+    /// was held before.
+    #[cold]
+    pub(super) fn call_moderated(&mut self, packets: u64, is_urgent: bool, now: Time, settings: &Moderation) {
+        let is_due = match packets {
+            0 => self.held.is_due(now, settings),
+            _ => self.held.add(packets, is_urgent, now, settings),
+        };
+        if is_due {
+            self.call_for_published();
+        }
+    }
+
+    /// Calls the driver for what was held.
+    pub(super) fn release_calls(&mut self) {
+        if self.held.take() {
+            self.call_for_published();
+        }
+    }
+
+    /// When to call the driver for what is held.
+    pub(super) fn call_due(&self, settings: &Moderation) -> Option<Time> {
+        self.held.due(settings)
     }
 
     fn call(&self) {
@@ -210,7 +245,10 @@ impl Queue {
 
     /// Stops a ring that its driver broke, and tells whoever can mend it.
     pub(super) fn break_ring(&mut self, error: &RingError) {
-        self.publish();
+        if self.publish() {
+            self.call_for_published();
+        }
+        self.release_calls();
         if let Some(ring) = self.ring.take() {
             self.mark_broken(error, ring.base(), *ring.setup());
         }

@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use super::clock::now;
+use super::moderation::{Priorities, URGENT_LEN};
 use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_BYTES, BURST_PACKETS};
-use crate::memory::{copy_to_guest, refresh_in_guest};
+use crate::memory::{GuestSlice, copy_from_guest, copy_to_guest, refresh_in_guest};
 use crate::mode::{Direction, Time};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 use crate::ring::{Ring, RingError, Taken, Virtqueue};
@@ -40,6 +41,10 @@ struct State {
     filled: Vec<u32>,
     /// Bytes of these chains.
     filled_room: usize,
+    /// Which packets are urgent, while that matters.
+    urgent: Option<Priorities>,
+    /// One was among those of the round.
+    found_urgent: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,11 @@ impl RxHalf {
         Self { queue, uplink, state: State::default() }
     }
 
+    /// Looks for packets that are urgent from now on, or no more.
+    pub(super) fn look_for_urgent(&mut self, urgent: Option<Priorities>) {
+        self.state.urgent = urgent;
+    }
+
     /// Drops a frame that waits for buffers: the ring or its features change.
     pub(super) fn forget_unfinished(&mut self) {
         self.state.unfinished = None;
@@ -117,9 +127,14 @@ impl RxHalf {
             (Ring::Split(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
             (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
         };
-        self.queue.publish();
+        let moved =
+            Moved { published: self.queue.publish(), urgent: std::mem::take(&mut self.state.found_urgent), ..moved };
         if let Some(error) = error {
+            if moved.published {
+                self.queue.call_for_published();
+            }
             self.queue.break_ring(&error);
+            return Moved { published: false, ..moved };
         }
         moved
     }
@@ -236,6 +251,9 @@ impl State {
             let slices = taken.buffers().get(chain.slices());
             refresh_in_guest(header, slices);
             copy_to_guest(frame, slices, header.len());
+            if let Some(urgent) = self.urgent {
+                self.found_urgent |= urgent.are_urgent(frame);
+            }
             self.filled.push((header.len() + frame.len()) as u32);
             self.filled_room += chain.len as usize;
             frames += 1;
@@ -332,8 +350,20 @@ impl State {
         }
         let segments = header.segments(len);
         let chains = self.filled.len() - first;
+        if let Some(urgent) = self.urgent {
+            self.found_urgent |= is_urgent(urgent, ring.taken().slices_from(first, chains), terms.header_len);
+        }
         header.set_num_buffers(chains as u16);
         copy_to_guest(&header.0[..terms.header_len], ring.taken().slices_from(first, chains), 0);
         Step::Delivered(len, segments)
     }
+}
+
+/// Whether a frame that lies in guest memory is urgent. A driver that changes it meanwhile is called, or not, for its own
+/// packet only.
+#[cold]
+fn is_urgent(urgent: Priorities, slices: &[GuestSlice<'_>], header_len: usize) -> bool {
+    let mut bytes = [0; URGENT_LEN];
+    let len = copy_from_guest(slices, header_len, &mut bytes);
+    urgent.are_urgent(&bytes[..len])
 }

@@ -51,12 +51,15 @@ impl TxHalf {
             Some(Ring::Packed(ring)) => self.sender.round(ring, shared, discards),
             None => (Moved::BLOCKED, None),
         };
-        self.queue.publish();
+        let moved = Moved { published: self.queue.publish(), ..moved };
         match error {
             None => moved,
             Some(error) => {
+                if moved.published {
+                    self.queue.call_for_published();
+                }
                 self.queue.break_ring(&error);
-                Moved { state: Direction::Blocked, ..moved }
+                Moved { state: Direction::Blocked, published: false, ..moved }
             }
         }
     }
@@ -99,7 +102,7 @@ impl Sender {
             _ => {}
         }
         let state = if sent.end == Some(Sent::Full) { Direction::Blocked } else { left };
-        (Moved { state, packets: done as u64, segments: sent.segments, bytes: sent.bytes }, error)
+        (Moved { state, packets: done as u64, segments: sent.segments, bytes: sent.bytes, ..Moved::BLOCKED }, error)
     }
 
     /// Copies the headers of the first `packets` chains out and keeps the frames that may be sent.
