@@ -40,7 +40,10 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         UplinkSpec::Generate { len } => for_tests("generate", pairs, || {
             (Tx::Discard(uplink::DiscardTx::new(false)), Rx::Generate(uplink::GenerateRx::new(*len)))
         }),
-        UplinkSpec::Loopback => for_tests("loopback", pairs, uplink::loopback_pair),
+        UplinkSpec::Loopback => for_tests("loopback", pairs, || {
+            let (tx, rx) = uplink::loopback_pair();
+            (Tx::Wire(tx), Rx::Wire(rx))
+        }),
     };
     let queues = uplink.queues.len();
     let how = if uplink.existed { "opened" } else { "made" };

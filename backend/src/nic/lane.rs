@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mode::Policy;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{self, Direction, Mailbox, PairCounters, PairGauges, QueueId, Threads, WorkerHandle};
+use crate::worker::{
+    self, Direction, Mailbox, PairCounters, PairGauges, ProcessorHandle, QueueId, Threads, WorkerHandle,
+};
 
 /// A lane of a device.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Lane {
     pub gauges: Arc<PairGauges>,
     /// The CPU that its worker is pinned to, if it is.
     pub cpu: Option<usize>,
+    /// The CPU that its processor is pinned to, if it has one and that is.
+    pub processor_cpu: Option<usize>,
     state: Mutex<LaneState>,
 }
 
@@ -24,8 +28,8 @@ pub struct Lane {
 pub(super) enum LaneState {
     /// No front end has started a ring of it yet.
     Idle(Idle),
-    /// It has a worker.
-    Running(Arc<WorkerHandle>),
+    /// It has a worker, and in a pipeline a processor.
+    Running(Arc<WorkerHandle>, Option<ProcessorHandle>),
     /// No thread was to be had, or it was given up.
     Failed,
 }
@@ -43,6 +47,7 @@ impl Lane {
         if threads != Threads::PerDirection {
             return vec![Self::new(pair, Idle { tx, rx, policy })];
         }
+        tx.part();
         let beside = rx.beside();
         vec![
             Self::new(pair.with(Direction::Rx), Idle { tx: Tx::none(), rx, policy }),
@@ -56,6 +61,7 @@ impl Lane {
             counters: Arc::default(),
             gauges: Arc::new(PairGauges::new(&idle.policy, worker::now())),
             cpu: None,
+            processor_cpu: None,
             state: Mutex::new(LaneState::Idle(idle)),
         }
     }
@@ -70,7 +76,7 @@ impl Lane {
     #[must_use]
     pub fn worker(&self) -> Option<Arc<WorkerHandle>> {
         match &*self.state() {
-            LaneState::Running(worker) => Some(worker.clone()),
+            LaneState::Running(worker, _) => Some(worker.clone()),
             LaneState::Idle(_) | LaneState::Failed => None,
         }
     }

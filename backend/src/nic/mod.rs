@@ -26,7 +26,9 @@ use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
-use crate::worker::{DeviceName, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, QueueId, Threads, Workers};
+use crate::worker::{
+    DeviceName, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, ProcessorHandle, QueueId, Threads, Workers,
+};
 
 /// Least MTU that IP allows (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -108,8 +110,10 @@ impl Nic {
             Lane::of_pair(QueueId::pair(setup.name, pair), setup.threads, uplink, setup.policy)
         });
         let mut lanes: Vec<_> = lanes.collect();
-        for (lane, cpu) in lanes.iter_mut().zip(setup.cpus.iter().cycle()) {
-            lane.cpu = Some(*cpu);
+        let mut cpus = setup.cpus.iter().copied().cycle();
+        for lane in &mut lanes {
+            lane.cpu = cpus.next();
+            lane.processor_cpu = if setup.threads == Threads::Pipeline { cpus.next() } else { None };
         }
         Self {
             name: setup.name,
@@ -277,6 +281,14 @@ impl Nic {
         match std::mem::replace(&mut *state, LaneState::Failed) {
             LaneState::Idle(Idle { tx, rx, policy }) => {
                 let worker = self.workers.find(self.threads, lane.id, lane.cpu).map_err(error)?;
+                let (processor, (tx, rx)) = match self.threads {
+                    Threads::Pipeline => {
+                        let name = format!("{}/uplink", lane.id);
+                        let spawned = ProcessorHandle::spawn(name, lane.processor_cpu, (tx, rx)).map_err(error)?;
+                        (Some(spawned.0), spawned.1)
+                    }
+                    _ => (None, (tx, rx)),
+                };
                 let mailbox = worker.mailbox().clone();
                 mailbox.adopt(Pair::new(PairSetup {
                     id: lane.id,
@@ -292,12 +304,12 @@ impl Nic {
                 if !self.link_up() {
                     mailbox.send(lane.id, Message::Carrier(false));
                 }
-                *state = LaneState::Running(worker);
+                *state = LaneState::Running(worker, processor);
                 Ok(mailbox)
             }
-            LaneState::Running(worker) => {
+            LaneState::Running(worker, processor) => {
                 let mailbox = worker.mailbox().clone();
-                *state = LaneState::Running(worker);
+                *state = LaneState::Running(worker, processor);
                 Ok(mailbox)
             }
             LaneState::Failed => Err(error(io::Error::other("it failed before; restart vnicd"))),

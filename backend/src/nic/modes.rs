@@ -52,7 +52,7 @@ impl Lane {
                 self.gauges.show(&PairGauges::new(&idle.policy, worker::now()).read());
                 return Ok(());
             }
-            LaneState::Running(worker) => worker.mailbox().clone(),
+            LaneState::Running(worker, _) => worker.mailbox().clone(),
             LaneState::Failed => return Err(OrderError::Failed(id)),
         };
         mailbox

@@ -7,9 +7,9 @@ mod bell;
 mod byte_sum;
 mod discard;
 mod generate;
-mod loopback;
 mod tap;
 mod tx_burst;
+mod wire;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,9 +19,9 @@ use crate::offload::{NetHeader, Offloads};
 
 pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
-pub use loopback::{LoopbackRoom, LoopbackRx, LoopbackTx, loopback_pair};
 pub use tap::{TapRx, TapTx, tap_pairs};
 pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
+pub use wire::{WireRx, WireTx, loopback_pair, wire};
 
 /// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
 const MAX_FRAME: usize = 65_535 + 18;
@@ -55,8 +55,8 @@ pub enum Tx {
     Tap(TapTx),
     /// Nowhere.
     Discard(DiscardTx),
-    /// Back to the guest.
-    Loopback(LoopbackTx),
+    /// A wire: back to the guest, or to another thread.
+    Wire(WireTx),
 }
 
 /// The half that receives.
@@ -68,10 +68,19 @@ pub enum Rx {
     Discard,
     /// The same frame without end.
     Generate(GenerateRx),
-    /// What the guest sent.
-    Loopback(LoopbackRx),
-    /// Nothing: the guest's frames are received by another thread.
-    LoopbackRoom(LoopbackRoom),
+    /// A wire: what the guest sent, or what comes from another thread.
+    Wire(WireRx),
+    /// What comes over a wire from the thread that has the uplink.
+    Piped(Piped),
+}
+
+/// The end of a wire from the thread that has the uplink, and a way to attach that uplink.
+#[derive(Debug)]
+pub struct Piped {
+    /// The wire.
+    pub wire: WireRx,
+    /// Beside the half that receives.
+    pub beside: Box<Rx>,
 }
 
 /// What receives frames one by one.
@@ -101,7 +110,7 @@ impl Tx {
         match self {
             Self::Tap(tap) => burst.each(|frame| tap.send(frame)),
             Self::Discard(discard) => discard.send(burst),
-            Self::Loopback(loopback) => loopback.send(burst),
+            Self::Wire(wire) => wire.send(burst),
         }
     }
 
@@ -110,7 +119,7 @@ impl Tx {
     #[must_use]
     pub fn copies(&self) -> bool {
         match self {
-            Self::Tap(_) | Self::Loopback(_) => true,
+            Self::Tap(_) | Self::Wire(_) => true,
             Self::Discard(discard) => discard.reads(),
         }
     }
@@ -120,47 +129,68 @@ impl Tx {
     pub fn discarded_bytes_sum(&self) -> Option<u64> {
         match self {
             Self::Discard(discard) => Some(discard.sum()),
-            Self::Tap(_) | Self::Loopback(_) => None,
+            Self::Tap(_) | Self::Wire(_) => None,
         }
     }
 
     /// Sends a frame that lies in private memory.
-    pub fn send_private(&mut self, frame: &[u8]) -> Sent {
+    pub fn send_private(&mut self, header: &NetHeader, frame: &[u8]) -> Sent {
         match self {
-            Self::Tap(tap) => tap.send_private(frame),
-            Self::Discard(_) | Self::Loopback(_) => Sent::Done,
+            Self::Tap(tap) => tap.send_private(header, frame),
+            Self::Discard(discard) => discard.send_private(frame),
+            Self::Wire(wire) => wire.put_private(header, frame),
+        }
+    }
+
+    /// What to watch for room to send: readable while there is some. None: [`Rx::fd`] is writable then.
+    #[must_use]
+    pub fn room_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Wire(wire) => wire.fd(),
+            Self::Tap(_) | Self::Discard(_) => None,
+        }
+    }
+
+    /// Prepares for a thread of its own, beside the one that receives.
+    pub fn part(&self) {
+        if let Self::Wire(wire) = self {
+            wire.ring_bells();
         }
     }
 }
 
 impl Rx {
-    /// For who sends on the same queue from another thread and receives nothing: keeps the queue attached meanwhile, and
-    /// can be watched for room.
+    /// For who uses the same queue in another thread and receives nothing: keeps the queue attached, and can be watched for
+    /// room to send.
     #[must_use]
     pub fn beside(&self) -> Self {
         match self {
             Self::Tap(tap) => Self::Tap(tap.beside()),
-            Self::Discard | Self::Generate(_) | Self::LoopbackRoom(_) => Self::Discard,
-            Self::Loopback(loopback) => Self::LoopbackRoom(loopback.beside()),
+            Self::Discard | Self::Generate(_) | Self::Wire(_) | Self::Piped(_) => Self::Discard,
         }
     }
 
-    /// What to watch: readable when a frame waits, writable when there is room to send. An uplink without it changes
-    /// only by what its own pair does.
+    /// What to watch: readable when a frame waits, writable when there is room to send unless there is [`Tx::room_fd`] to
+    /// tell. An uplink without it changes only by what its own pair does.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(tap) => Some(tap.fd()),
             Self::Discard | Self::Generate(_) => None,
-            Self::Loopback(loopback) => loopback.fd(),
-            Self::LoopbackRoom(room) => room.fd(),
+            Self::Wire(wire) => wire.fd(),
+            Self::Piped(piped) => piped.wire.fd(),
         }
     }
 
-    /// Whether room to send shows itself in that [`Rx::fd`] is readable.
-    #[must_use]
-    pub fn room_is_readable(&self) -> bool {
-        matches!(self, Self::LoopbackRoom(_))
+    /// Receives a frame into private memory, all of it in `rest`.
+    pub fn receive_private(&mut self) -> Received<'_> {
+        match self {
+            Self::Tap(tap) => tap.receive(&[], 0, 0),
+            Self::Discard => Received::Empty,
+            Self::Generate(generate) => generate.receive(&[], 0, 0),
+            Self::Wire(wire) => wire.receive(&[], 0, 0),
+            Self::Piped(piped) => piped.wire.receive(&[], 0, 0),
+        }
     }
 
     /// Lets frames come to this queue, with the unfinished work that `takes` allows, or keeps them away.
@@ -170,12 +200,18 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
-            Self::Discard | Self::Generate(_) | Self::LoopbackRoom(_) => Ok(()),
-            Self::Loopback(loopback) => {
+            Self::Discard | Self::Generate(_) => Ok(()),
+            Self::Wire(wire) => {
                 if takes.is_none() {
-                    loopback.empty();
+                    wire.empty();
                 }
                 Ok(())
+            }
+            Self::Piped(piped) => {
+                if takes.is_none() {
+                    piped.wire.empty();
+                }
+                piped.beside.attach(takes)
             }
         }
     }

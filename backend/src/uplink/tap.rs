@@ -105,8 +105,7 @@ impl TapTx {
         unsafe { self.write() }
     }
 
-    pub(super) fn send_private(&mut self, frame: &[u8]) -> Sent {
-        let header = NetHeader::default();
+    pub(super) fn send_private(&mut self, header: &NetHeader, frame: &[u8]) -> Sent {
         self.iovecs.clear();
         self.iovecs.extend([iovec_of(&header.0), iovec_of(frame)]);
         // SAFETY: the iovecs point to `header` and `frame`.

@@ -12,6 +12,7 @@ mod mailbox;
 mod moderation;
 mod moved;
 mod pair;
+mod processor;
 mod queue;
 mod run;
 mod rx;
@@ -33,6 +34,7 @@ pub use id::{DeviceName, Direction, QueueId};
 pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
 pub use moderation::{Moderation, Priorities};
 pub use pair::{Pair, PairSetup};
+pub use processor::ProcessorHandle;
 pub use shared::Features;
 pub use threads::{Threads, Workers};
 

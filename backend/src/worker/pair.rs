@@ -13,7 +13,7 @@ use super::wakeups::{Interest, Slot, Wakeups};
 use super::{BURST_PACKETS, Direction, Message, ModeEvent, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Cause, Governor, Mode, Policy, Report, Time, Usage, Verdict};
-use crate::offload::rarp;
+use crate::offload::{NetHeader, rarp};
 use crate::ring::RingError;
 use crate::uplink::{Rx, Tx};
 
@@ -59,7 +59,9 @@ pub struct Pair {
     looked: Time,
     /// A kick woke the worker, and no round has followed.
     is_kicked: bool,
+    /// What is watched of the uplink, and of the room to send where that tells itself.
     interest: Interest,
+    room_interest: Interest,
     slot: Slot,
 }
 
@@ -89,6 +91,7 @@ impl Pair {
             looked: now,
             is_kicked: false,
             interest: Interest::default(),
+            room_interest: Interest::default(),
             slot: Slot::default(),
             shared: Shared { id, features: Features::default(), link: Link::Detached, has_carrier: true, counters },
         };
@@ -164,7 +167,7 @@ impl Pair {
             Message::Call(fd) => self.queue(id).set_call(fd),
             Message::Err(fd) => self.queue(id).set_err(fd),
             Message::Announce(mac) => {
-                let sent = self.tx.uplink().send_private(&rarp(mac));
+                let sent = self.tx.uplink().send_private(&NetHeader::default(), &rarp(mac));
                 tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
             }
             Message::Carrier(carries) => self.shared.set_carrier(carries),
@@ -211,6 +214,15 @@ impl Pair {
         }
     }
 
+    fn watch_room(&mut self, wanted: bool, wakeups: &Wakeups) {
+        let wanted = Interest { readable: wanted, writable: false };
+        if let Some(fd) = self.tx.uplink().room_fd()
+            && let Err(e) = wakeups.watch(fd, self.slot, wanted, &mut self.room_interest)
+        {
+            tracing::error!(queue = %self.id(), "the uplink cannot be watched: {e}");
+        }
+    }
+
     /// Arms or suppresses the kicks of one or both rings. Arming says whether work slipped in meanwhile that no kick
     /// will tell of.
     ///
@@ -239,12 +251,9 @@ impl Pair {
         let attached = waits && self.shared.is_attached();
         let for_frames = attached && self.seen.rx == mode::Direction::Empty;
         let for_room = attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked;
-        let room_is_readable = self.rx.uplink.room_is_readable();
-        let wanted = Interest {
-            readable: for_frames || (for_room && room_is_readable),
-            writable: for_room && !room_is_readable,
-        };
-        self.watch(wanted, wakeups);
+        let room_tells = self.tx.uplink().room_fd().is_some();
+        self.watch(Interest { readable: for_frames, writable: for_room && !room_tells }, wakeups);
+        self.watch_room(for_room && room_tells, wakeups);
         self.show(self.looked);
         slipped_in
     }

@@ -119,11 +119,13 @@ impl RxHalf {
         let Self { queue, uplink, state } = self;
         let Some(ring) = &mut queue.ring else { return Moved::BLOCKED };
         let (moved, error) = match (ring, uplink) {
-            (_, Rx::Discard | Rx::LoopbackRoom(_)) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
+            (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
             (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
             (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Split(ring), Rx::Loopback(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Packed(ring), Rx::Loopback(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Packed(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared),
+            (Ring::Packed(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared),
             (Ring::Split(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
             (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
         };

@@ -21,6 +21,17 @@ pub enum Threads {
     PerCpu,
     /// A worker for each direction of a pair, with a mode of its own.
     PerDirection,
+    /// Two for each pair, one after the other: a worker that moves packets between rings and a queue, and a processor that
+    /// sends and receives them.
+    Pipeline,
+}
+
+impl Threads {
+    /// Threads of a lane.
+    #[must_use]
+    pub fn of_lane(self) -> usize {
+        if self == Self::Pipeline { 2 } else { 1 }
+    }
 }
 
 /// The workers that serve pairs of several devices.

@@ -1,0 +1,207 @@
+//! The second thread of a pair whose packets go through a pipeline: it has the uplink, and a wire each way to the worker
+//! that has the rings.
+//!
+//! The worker moves packets between the rings and the wires; this thread sends and receives them. It drains what there is
+//! and sleeps: whether the guest is polled is its worker's affair.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::wakeups::{Interest, Slot, Source, Wakeups};
+use super::{BURST_PACKETS, pin};
+use crate::uplink::{Piped, Received, Rx, Sent, Tx, WireRx, WireTx, wire};
+
+/// A running processor thread. It ends when this is dropped.
+#[derive(Debug)]
+pub struct ProcessorHandle {
+    line: Arc<Line>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    is_ended: AtomicBool,
+    wake: OwnedFd,
+}
+
+impl ProcessorHandle {
+    /// Starts a processor called `name` for an uplink, on CPU `cpu` if one is given. Gives the halves that its worker uses
+    /// instead.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread, epoll or eventfd.
+    pub fn spawn(name: String, cpu: Option<usize>, uplink: (Tx, Rx)) -> io::Result<(Self, (Tx, Rx))> {
+        let line = Arc::new(Line {
+            is_ended: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        });
+        let (to_uplink, from_rings) = wire();
+        let (to_rings, from_uplink) = wire();
+        to_uplink.ring_bells();
+        to_rings.ring_bells();
+        let (tx, rx) = uplink;
+        let beside = Box::new(rx.beside());
+        let processor = Processor::new(tx, rx, from_rings, to_rings, line.clone())?;
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            if let Some(cpu) = cpu {
+                pin(&name, cpu);
+            }
+            processor.run();
+        })?;
+        let halves = (Tx::Wire(to_uplink), Rx::Piped(Piped { wire: from_uplink, beside }));
+        Ok((Self { line, thread: Some(thread) }, halves))
+    }
+}
+
+impl Drop for ProcessorHandle {
+    fn drop(&mut self) {
+        self.line.is_ended.store(true, Ordering::Release);
+        // It fails only when the counter is full, and then the thread is woken already.
+        let _ = rustix::io::write(&self.line.wake, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // It waits for nobody, and looks at the flag in every round.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Processor {
+    tx: Tx,
+    rx: Rx,
+    from_rings: WireRx,
+    to_rings: WireTx,
+    wakeups: Wakeups,
+    /// What is watched: frames from the rings, room to the rings, the uplink.
+    interests: [Interest; 3],
+    line: Arc<Line>,
+}
+
+/// What a round left.
+#[derive(Default)]
+struct Left {
+    moved: bool,
+    uplink_full: bool,
+    wire_full: bool,
+    uplink_gone: bool,
+}
+
+impl Processor {
+    fn new(tx: Tx, rx: Rx, from_rings: WireRx, to_rings: WireTx, line: Arc<Line>) -> io::Result<Self> {
+        let wakeups = Wakeups::new()?;
+        wakeups.add_eventfd(line.wake.as_fd(), Source::Mailbox)?;
+        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 3], line })
+    }
+
+    fn run(mut self) {
+        let mut sources = Vec::new();
+        while !self.line.is_ended.load(Ordering::Acquire) {
+            let mut left = Left::default();
+            self.send(&mut left);
+            self.receive(&mut left);
+            if left.moved {
+                continue;
+            }
+            if let Err(e) = self.watch(&left).and_then(|()| self.wakeups.wait(None, &mut sources)) {
+                tracing::error!("epoll: {e}");
+            }
+        }
+    }
+
+    /// At most a burst from the rings to the uplink.
+    fn send(&mut self, left: &mut Left) {
+        for _ in 0..BURST_PACKETS {
+            let Some((header, frame)) = self.from_rings.take() else { return };
+            let len = frame.len();
+            let sent = self.tx.send_private(&header, frame);
+            if sent == Sent::Full {
+                self.from_rings.put_back(len);
+                left.uplink_full = true;
+                return;
+            }
+            self.from_rings.tell(sent);
+            left.moved = true;
+        }
+    }
+
+    /// At most a burst from the uplink to the rings.
+    fn receive(&mut self, left: &mut Left) {
+        for _ in 0..BURST_PACKETS {
+            if !self.to_rings.has_room() {
+                left.wire_full = true;
+                return;
+            }
+            match self.rx.receive_private() {
+                Received::Frame { header, rest, .. } => {
+                    self.to_rings.put(&header, &[rest]);
+                }
+                Received::Spoilt | Received::Fault => {}
+                Received::Empty => return,
+                Received::Gone => {
+                    left.uplink_gone = true;
+                    return;
+                }
+            }
+            left.moved = true;
+        }
+    }
+
+    /// Has the thread woken by what it waits for.
+    fn watch(&mut self, left: &Left) -> io::Result<()> {
+        let readable = |readable| Interest { readable, writable: false };
+        let [frames, room, uplink] = &mut self.interests;
+        if let Some(fd) = self.from_rings.fd() {
+            self.wakeups.watch(fd, Slot(0), readable(!left.uplink_full), frames)?;
+        }
+        if let Some(fd) = self.to_rings.fd() {
+            self.wakeups.watch(fd, Slot(0), readable(left.wire_full), room)?;
+        }
+        if let Some(fd) = self.rx.fd() {
+            let wanted = Interest { readable: !left.wire_full, writable: left.uplink_full };
+            let wanted = if left.uplink_gone { Interest::default() } else { wanted };
+            self.wakeups.watch(fd, Slot(0), wanted, uplink)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::offload::NetHeader;
+    use crate::uplink::loopback_pair;
+
+    #[test]
+    fn frames_go_out_and_come_in_in_their_order_and_it_ends() {
+        let (tx, rx) = loopback_pair();
+        let (handle, (mut tx, mut rx)) =
+            ProcessorHandle::spawn("test".into(), None, (Tx::Wire(tx), Rx::Wire(rx))).unwrap();
+        let start = Instant::now();
+        let mut sent = 0u32;
+        let mut got = 0u32;
+        while got < 50_000 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{sent} sent, {got} got");
+            let frame = [&[1; 6][..], &[2; 6], &sent.to_le_bytes()].concat();
+            if sent < 50_000 && tx.send_private(&NetHeader::default(), &frame) == Sent::Done {
+                sent += 1;
+            }
+            while let Received::Frame { rest, len, .. } = rx.receive_private() {
+                assert_eq!((len, &rest[..6], &rest[6..12]), (16, &[2; 6][..], &[1; 6][..]));
+                assert_eq!(rest[12..], got.to_le_bytes());
+                got += 1;
+            }
+            if sent == 50_000 {
+                std::thread::yield_now();
+            }
+        }
+        drop(handle);
+    }
+}
