@@ -27,6 +27,7 @@
 #![warn(missing_docs)]
 
 pub mod assets;
+pub mod configured;
 pub mod driver;
 pub mod guest;
 pub mod lab;
@@ -42,6 +43,7 @@ pub mod usage;
 pub mod vnicd;
 
 pub use assets::{Kernel, Qemu};
+pub use configured::Configured;
 pub use guest::{Guest, GuestBuilder, GuestProcess, Nic, Slots};
 pub use lab::Lab;
 pub use netns::{Counters, NetNs};

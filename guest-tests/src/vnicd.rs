@@ -91,10 +91,7 @@ impl Vnicd {
 
     /// What `vnicctl status --json` shows, for a daemon with a control socket ([`VnicdBuilder::control`]).
     pub fn status(&self) -> Result<Value> {
-        let mut command = Command::new(binary()?.with_file_name("vnicctl"));
-        command.arg("--control").arg(self.dir.path().join(CONTROL)).args(["status", "--json"]);
-        let printed = Process::spawn(command)?.wait_output(START)?.ok("vnicctl status")?;
-        Ok(serde_json::from_str(&printed)?)
+        status(&self.dir.path().join(CONTROL))
     }
 
     /// A counter of each queue pair of the only device.
@@ -291,6 +288,14 @@ pub fn unprivileged(ns: &NetNs, id: u32) -> Result<Command> {
     command.args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]);
     command.args([format!("--reuid={id}"), format!("--regid={id}")]).arg(binary()?);
     Ok(command)
+}
+
+/// What `vnicctl status --json` shows of the daemon with this control socket.
+pub fn status(control: &Path) -> Result<Value> {
+    let mut command = Command::new(binary()?.with_file_name("vnicctl"));
+    command.arg("--control").arg(control).args(["status", "--json"]);
+    let printed = Process::spawn(command)?.wait_output(START)?.ok("vnicctl status")?;
+    Ok(serde_json::from_str(&printed)?)
 }
 
 /// The daemon's binary: `VNICD`, else `vnicd` beside the test programs.

@@ -3,15 +3,12 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Client, Posting, Queue, ScriptedNic};
-use guest_tests::vnicd::binary;
-use guest_tests::{NetNs, Process};
-use serde_json::Value;
+use guest_tests::{Configured, NetNs};
 use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,25 +21,6 @@ fn namespace() -> Result<NetNs> {
     let ns = NetNs::new()?;
     ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     Ok(ns)
-}
-
-/// Starts the daemon on a file and waits until each of the sockets is listened on.
-fn start(ns: &NetNs, dir: &Path, file: &str, sockets: &[&str]) -> Result<Process> {
-    let path = dir.join("vnicd.toml");
-    fs::write(&path, file.replace("DIR", &dir.to_string_lossy()))?;
-    let mut command = ns.command(binary()?);
-    command.arg("--config").arg(path);
-    let vnicd = Process::spawn(command)?;
-    for socket in sockets {
-        vnicd.wait_for_line(&format!("listening on {}", dir.join(socket).display()), PATIENCE)?;
-    }
-    Ok(vnicd)
-}
-
-fn status(control: &Path) -> Result<Value> {
-    let mut command = Command::new(binary()?.with_file_name("vnicctl"));
-    command.arg("--control").arg(control).args(["status", "--json"]);
-    Ok(serde_json::from_str(&Process::spawn(command)?.wait_output(PATIENCE)?.ok("vnicctl status")?)?)
 }
 
 /// A driver on a device whose other end is a bridge.
@@ -90,22 +68,22 @@ impl Driver {
 
 #[test]
 fn one_device() -> Result<()> {
-    let (ns, dir) = (namespace()?, tempfile::tempdir()?);
+    let ns = namespace()?;
     let file = "control = 'DIR/control'\nlog-format = 'json'\n\n[[device]]\nname = 'vm1'\nsocket-path = 'DIR/vm1'\n\
                 socket-mode = '600'\nuplink = 'tap=tap0'\nqueue-pairs = 2\nqueue-size = 512\nmtu = 2000\n";
-    let vnicd = start(&ns, dir.path(), file, &["vm1"])?;
+    let vnicd = Configured::start(&ns, file, &["vm1"])?;
     ensure!(ns.sh("cat /sys/class/net/tap0/mtu")?.trim() == "2000");
-    let mut client = Client::start(&dir.path().join("vm1"), FEATURES)?;
+    let mut client = Client::start(&vnicd.path("vm1"), FEATURES)?;
     let (rx, tx) = (client.running_queue(0, 512)?, client.running_queue(1, 512)?);
     let mut nic = ScriptedNic::with_queues(&ns, client, rx, tx, FEATURES, POSTING)?;
     nic.send(b"out", 1)?;
     nic.exchange(b"in")?;
-    let status = status(&dir.path().join("control"))?;
+    let status = vnicd.status()?;
     let device = &status["devices"][0];
     ensure!(device["name"] == "vm1" && device["queue_pairs"] == 2 && device["pairs"][0]["id"] == "vm1/0", "{status}");
-    ensure!(vnicd.lines().contains(r#""queue":"vm1/0/rx""#), "the log does not name the ring of vm1");
-    ensure!(vnicd.terminate()?.success());
-    let left = fs::read_dir(dir.path())?.count();
+    ensure!(vnicd.process().lines().contains(r#""queue":"vm1/0/rx""#), "the log does not name the ring of vm1");
+    ensure!(vnicd.process().terminate()?.success());
+    let left = fs::read_dir(vnicd.dir())?.count();
     ensure!(left == 1, "{left} files are left, the configuration among them");
     Ok(())
 }
@@ -113,15 +91,15 @@ fn one_device() -> Result<()> {
 /// Two guests on one bridge, and neither disturbs the other when it goes.
 #[test]
 fn two_devices() -> Result<()> {
-    let (ns, dir) = (namespace()?, tempfile::tempdir()?);
+    let ns = namespace()?;
     ns.sh("ip link add br0 type bridge && ip link set br0 up")?;
     let file = "control = 'DIR/control'\n\n\
                 [[device]]\nname = 'a'\nsocket-path = 'DIR/a'\nuplink = 'tap=tapa,bridge=br0'\nqueue-pairs = 2\n\n\
                 [[device]]\nname = 'b'\nsocket-path = 'DIR/b'\nuplink = 'tap=tapb,bridge=br0'\nqueue-pairs = 1\n";
-    let vnicd = start(&ns, dir.path(), file, &["a", "b"])?;
-    let mut a = Driver::start(&dir.path().join("a"))?;
+    let vnicd = Configured::start(&ns, file, &["a", "b"])?;
+    let mut a = Driver::start(&vnicd.path("a"))?;
     for round in 0..3 {
-        let mut b = Driver::start(&dir.path().join("b"))?;
+        let mut b = Driver::start(&vnicd.path("b"))?;
         for n in 0..20u8 {
             // The bridge learns on the way.
             let frame = |dst: u8, src: u8| {
@@ -133,17 +111,17 @@ fn two_devices() -> Result<()> {
             b.send(&frame(0xa, 0xb))?;
             ensure!(a.receive()? == frame(0xa, 0xb), "another frame came to a");
         }
-        let status = status(&dir.path().join("control"))?;
+        let status = vnicd.status()?;
         let sent = |at: usize| status["devices"][at]["pairs"][0]["counters"]["tx_packets"].as_u64();
         ensure!(sent(0) == Some(20 * (round + 1)) && sent(0) == sent(1), "{status}");
     }
     // While the first one is still connected.
-    let second = UnixStream::connect(dir.path().join("a"))?;
-    vnicd.wait_for_line("turned away", PATIENCE)?;
+    let second = UnixStream::connect(vnicd.path("a"))?;
+    vnicd.process().wait_for_line("turned away", PATIENCE)?;
     drop(second);
-    ensure!(vnicd.terminate()?.success());
+    ensure!(vnicd.process().terminate()?.success());
     a.client.wait_closed()?;
-    ensure!(fs::read_dir(dir.path())?.count() == 1, "sockets are left");
+    ensure!(fs::read_dir(vnicd.dir())?.count() == 1, "sockets are left");
     ensure!(ns.sh("ls /sys/class/net")? == "br0\nlo\n", "TAPs are left");
     Ok(())
 }
