@@ -123,6 +123,11 @@ impl Vnicd {
         let gone = || self.log().iter().filter(|line| line.contains("front end gone")).count();
         eventually("the front end is let go of", || Ok(gone() >= connections))?;
         // The line comes just before the socket is closed.
+        self.settled_fds()
+    }
+
+    /// How many file descriptors it has when it closes no more of them.
+    pub fn settled_fds(&self) -> Result<usize> {
         let mut last = usize::MAX;
         loop {
             let now = self.usage()?.fds;
