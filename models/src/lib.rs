@@ -12,8 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod packed;
+pub mod split;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
@@ -23,14 +26,44 @@ use loom::sync::{Condvar, Mutex};
 /// is found with one. `LOOM_MAX_PREEMPTIONS` asks for more; each costs about six times the time.
 const PREEMPTIONS: usize = 3;
 
-/// Tries the interleavings of `model`.
+/// Tries the interleavings of `model`, and prints how many there are.
 ///
 /// # Panics
 /// When one of them fails: an assertion, a data race, or threads that all wait for each other.
 pub fn holds(model: impl Fn() + Send + Sync + 'static) {
+    holds_within(PREEMPTIONS, model);
+}
+
+/// The same with so many preemptions: for a model with many threads and steps.
+///
+/// # Panics
+/// As [`holds`].
+pub fn holds_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    match check(preemptions, model) {
+        Ok(tried) => println!("all {tried} interleavings hold"),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// How many interleavings there are, or what was said of the first that fails.
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) -> Result<usize, String> {
     let mut builder = Builder::new();
-    builder.preemption_bound.get_or_insert(PREEMPTIONS);
-    builder.check(model);
+    builder.preemption_bound.get_or_insert(preemptions);
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counted = {
+        let tried = tried.clone();
+        move || {
+            tried.fetch_add(1, Ordering::Relaxed);
+            model();
+        }
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| builder.check(counted)));
+    let tried = tried.load(Ordering::Relaxed);
+    result.map(|()| tried).map_err(|failure| {
+        let text = failure.downcast_ref::<String>().map(String::as_str).or(failure.downcast_ref::<&str>().copied());
+        println!("interleaving {tried} fails");
+        text.unwrap_or_default().to_owned()
+    })
 }
 
 /// Finds an interleaving of `model` that fails; what was said of it.
@@ -39,9 +72,7 @@ pub fn holds(model: impl Fn() + Send + Sync + 'static) {
 /// When there is none.
 #[must_use]
 pub fn failure(model: impl Fn() + Send + Sync + 'static) -> String {
-    let failure = catch_unwind(AssertUnwindSafe(|| holds(model))).expect_err("no interleaving fails");
-    let text = failure.downcast_ref::<String>().map(String::as_str).or(failure.downcast_ref::<&str>().copied());
-    text.unwrap_or_default().to_owned()
+    check(PREEMPTIONS, model).expect_err("no interleaving fails")
 }
 
 /// Finds an interleaving of `model` in which a thread sleeps for ever.
@@ -102,6 +133,23 @@ impl EventFd {
 impl Default for EventFd {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The most of what any interleaving counted: that a model holds says little if nobody sleeps in it.
+#[derive(Clone, Debug, Default)]
+pub struct Most(Arc<AtomicUsize>);
+
+impl Most {
+    /// What one interleaving counted.
+    pub fn add(&self, count: usize) {
+        self.0.fetch_max(count, Ordering::Relaxed);
+    }
+
+    /// The most so far.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
