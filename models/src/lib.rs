@@ -1,10 +1,10 @@
 //! Models of the protocols by which the daemon, its guests and its threads wait for each other.
 //!
 //! Each file in `tests/` writes one protocol down once more, with the loads, stores and fences of the code that its
-//! first lines name. loom tries the interleavings of its threads up to a number of preemptions, and with each the values
-//! that a load may see on a machine with weak memory order, though none that is stored only after the load. A model says
-//! nothing of code that it does not mirror: whoever changes an order there changes it here. What must be there is shown
-//! twice: with it nothing is lost, and without it the loss is found.
+//! first lines name. loom tries the interleavings of its threads up to a number of preemptions, and with each the
+//! values that a load may see on a machine with weak memory order, though none that is stored only after the load. A
+//! model says nothing of code that it does not mirror: whoever changes an order there changes it here. What must be
+//! there is shown twice: with it nothing is lost, and without it the loss is found.
 //!
 //! loom takes a `SeqCst` load or store for an acquire or release one, so wherever a full barrier is meant it is a
 //! fence, as in the daemon. Its threads take turns on one thread of the machine, so what they share may be an `Rc`.

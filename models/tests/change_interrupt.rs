@@ -1,8 +1,9 @@
 //! A pair goes from polling to waiting and back: whoever ends the sleep of one ring ends that of both.
 //!
-//! The loop is `Worker::run` in `backend/src/worker/run.rs`, what it arms `Pair::change_interrupt` in
-//! `backend/src/worker/pair.rs`, when it waits `decide` in `backend/src/mode/seen.rs`; polling ends after some rounds. The
-//! uplink holds frames for which buffers are missing, and its own wake-ups are not needed here.
+//! The loop is `Worker::{run, move_packets}` in `backend/src/worker/run.rs`, the pair's part `Pair::{round, before_sleep,
+//! change_interrupt, woke}` in `backend/src/worker/pair.rs`, and what comes next `Governor::verdict` in
+//! `backend/src/mode/governor/mod.rs`; polling ends after some rounds. A rest, which a time-out ends, is an empty round
+//! here. The uplink holds frames for which buffers are missing, and its own wake-ups are not needed.
 
 #![forbid(unsafe_code)]
 
@@ -48,9 +49,9 @@ enum Direction {
 }
 use Direction::{Blocked, Empty, Ready};
 
-enum Decision {
-    Drain,
-    Poll,
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Again,
     Wait,
 }
 
@@ -63,13 +64,24 @@ struct Pair {
     polls: usize,
     seen_tx: Direction,
     seen_rx: Direction,
+    verdict: Verdict,
 }
 
 impl Pair {
     fn new(protocol: Protocol, shared: Rc<Shared>) -> Self {
         let Protocol { polls, .. } = protocol;
         let (next_tx, next_rx, frames) = (START, START, FRAMES);
-        Self { protocol, shared, next_tx, next_rx, frames, polls, seen_tx: Blocked, seen_rx: Blocked }
+        Self {
+            protocol,
+            shared,
+            next_tx,
+            next_rx,
+            frames,
+            polls,
+            seen_tx: Blocked,
+            seen_rx: Blocked,
+            verdict: Verdict::Again,
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -80,22 +92,36 @@ impl Pair {
     fn run(mut self) -> usize {
         let mut slept = 0;
         loop {
-            self.change_interrupt(false);
-            while !matches!(self.round(), Decision::Wait) {}
+            self.move_packets();
             if self.is_done() {
                 return slept;
             }
-            if !self.arm() {
+            if !self.before_sleep() {
                 self.shared.kick.sleep();
                 slept += 1;
             }
+            self.woke();
         }
     }
 
-    /// Arms kicks, as far as the protocol has it. Says whether the worker must not sleep.
-    fn arm(&self) -> bool {
+    fn move_packets(&mut self) {
+        self.round();
+        while self.verdict == Verdict::Again {
+            self.round();
+        }
+    }
+
+    /// Kicks on, as far as the protocol has it. Says whether the worker is not to sleep.
+    fn before_sleep(&self) -> bool {
         let polled = self.polls < self.protocol.polls;
-        (self.protocol.arm_after_polling || !polled) && self.change_interrupt(true) && self.protocol.look_again
+        let arms = self.protocol.arm_after_polling || !polled;
+        let slipped_in = arms && self.change_interrupt(true);
+        slipped_in && self.protocol.look_again
+    }
+
+    fn woke(&mut self) {
+        self.change_interrupt(false);
+        self.verdict = Verdict::Again;
     }
 
     fn change_interrupt(&self, on: bool) -> bool {
@@ -110,7 +136,9 @@ impl Pair {
         tx || rx
     }
 
-    fn round(&mut self) -> Decision {
+    /// Bursts are of one chain, so one that is not empty may have left something.
+    fn round(&mut self) {
+        let before = self.frames;
         self.seen_tx = if self.shared.tx.take_burst(&mut self.next_tx, 1) > 0 { Ready } else { Empty };
         self.seen_rx = Empty;
         while self.frames > 0 {
@@ -120,19 +148,18 @@ impl Pair {
             }
             self.frames -= 1;
         }
-        self.decide()
+        self.verdict = self.verdict(self.seen_tx == Ready || self.frames < before);
     }
 
-    fn decide(&mut self) -> Decision {
-        match (self.seen_rx, self.seen_tx) {
-            (Ready, _) | (_, Ready) => Decision::Drain,
-            (Blocked, Blocked) => Decision::Wait,
-            _ if self.polls > 0 => {
-                self.polls -= 1;
-                Decision::Poll
-            }
-            _ => Decision::Wait,
+    fn verdict(&mut self, is_busy: bool) -> Verdict {
+        if is_busy {
+            return Verdict::Again;
         }
+        if self.polls > 0 {
+            self.polls -= 1;
+            return Verdict::Again;
+        }
+        Verdict::Wait
     }
 }
 

@@ -1,6 +1,6 @@
 //! The mailbox: no message stays unread while the worker sleeps, and a ring that stopped is not touched any more.
 //!
-//! `send` and `take` are those of `backend/src/worker/mailbox.rs`, the rounds those of `backend/src/worker/run.rs`; the
+//! `put` and `take` are those of `backend/src/worker/mailbox.rs`, the rounds those of `backend/src/worker/run.rs`; the
 //! answer to `RingDown` is given by `Pair::handle` in `backend/src/worker/pair.rs`. The worker sleeps on the eventfd as
 //! `backend/src/worker/wakeups.rs` adds it: edge-triggered and never read.
 
@@ -17,7 +17,7 @@ use models::{EventFd, Plain, holds, loses_a_wakeup, races};
 
 const MESSAGES: usize = 2;
 
-enum Message {
+enum Mail {
     /// To be read, no more.
     Kick,
     /// Answered when the ring is quiet.
@@ -38,14 +38,14 @@ const PROTOCOL: Protocol = Protocol { flag_first: true, clear_first: true, quiet
 
 struct Mailbox {
     protocol: Protocol,
-    queue: Mutex<VecDeque<Message>>,
+    queue: Mutex<VecDeque<Mail>>,
     flagged: AtomicBool,
     wake: EventFd,
 }
 
 impl Mailbox {
-    fn send(&self, message: Message) {
-        self.queue.lock().unwrap().push_back(message);
+    fn put(&self, mail: Mail) {
+        self.queue.lock().unwrap().push_back(mail);
         if !self.protocol.flag_first {
             self.wake.write();
         }
@@ -55,15 +55,15 @@ impl Mailbox {
         }
     }
 
-    fn take(&self) -> VecDeque<Message> {
+    fn take(&self) -> VecDeque<Mail> {
         if self.protocol.clear_first {
             self.flagged.store(false, Relaxed);
         }
-        let messages = std::mem::take(&mut *self.queue.lock().unwrap());
+        let mail = std::mem::take(&mut *self.queue.lock().unwrap());
         if !self.protocol.clear_first {
             self.flagged.store(false, Relaxed);
         }
-        messages
+        mail
     }
 }
 
@@ -87,9 +87,9 @@ impl Worker {
     fn round(&mut self) {
         let mut late_answer = None;
         if self.mailbox.flagged.load(Relaxed) {
-            for message in self.mailbox.take() {
+            for mail in self.mailbox.take() {
                 self.unread -= 1;
-                if let Message::RingDown(answer) = message {
+                if let Mail::RingDown(answer) = mail {
                     if self.mailbox.protocol.quiet_first {
                         self.ring = None;
                     } else {
@@ -117,12 +117,12 @@ fn model(protocol: Protocol) -> impl Fn() + Send + Sync + 'static {
             let mailbox = mailbox.clone();
             move || {
                 let answer = Rc::new(EventFd::new());
-                mailbox.send(Message::RingDown(answer.clone()));
+                mailbox.put(Mail::RingDown(answer.clone()));
                 answer.sleep();
                 ring.write();
             }
         });
-        mailbox.send(Message::Kick);
+        mailbox.put(Mail::Kick);
         asker.join().unwrap();
         worker.join().unwrap();
     }
