@@ -59,7 +59,7 @@ impl Ring {
         }
     }
 
-    /// `Queue::publish`, and `PackedRing::publish` before the decision: the first descriptor of the burst was kept back.
+    /// `Queue::publish`, and `PackedRing::publish` before the decision: the first of the burst was kept back.
     fn publish(&self, first: Place, next_used: Place, signalled: &mut Option<Place>) {
         self.chains[first.index()].1.store(first.used_flags(), Release);
         if self.needs_call(next_used, signalled) {

@@ -52,7 +52,8 @@ impl Ring {
         }
     }
 
-    /// The worker: rounds with kicks off until `empty_rounds` found nothing, kicks armed, asleep. Says how often it slept.
+    /// The worker: rounds with kicks off until `empty_rounds` found nothing, kicks armed, asleep. Says how often it
+    /// slept.
     fn device(&self, empty_rounds: usize) -> usize {
         let (mut next_avail, mut taken, mut slept) = (Place::START, 0, 0);
         loop {
