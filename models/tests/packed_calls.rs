@@ -1,8 +1,9 @@
 //! Calls of a packed ring: a driver that sleeps hears of every chain that comes back.
 //!
-//! The device is `PackedRing::{complete, publish, needs_call}` in `backend/src/ring/packed.rs` as `Queue::publish` in
-//! `backend/src/worker/queue.rs` uses them, here with bursts of two. The driver works off a burst with calls off and
-//! asks for the next call when nothing is left, with the barrier and the second look that virtio 1.3, 2.8.22 shows.
+//! The device is `PackedRing::{complete, publish, needs_call}` in `backend/src/ring/packed.rs` as `Queue::{publish,
+//! call_for_published}` in `backend/src/worker/queue.rs` use them, here with bursts of two. The driver works off a
+//! burst with calls off and asks for the next call when nothing is left, with the barrier and the second look that
+//! virtio 1.3, 2.8.22 shows.
 
 #![forbid(unsafe_code)]
 
@@ -55,14 +56,18 @@ impl Ring {
             self.chains[first.index()].0.write();
             self.chains[second.index()].0.write();
             self.chains[second.index()].1.store(second.used_flags(), Relaxed);
-            self.publish(first, next_used, &mut signalled);
+            self.publish(first);
+            self.call_for_published(next_used, &mut signalled);
         }
     }
 
-    /// `Queue::publish`, and `PackedRing::publish` before the decision: the first of the burst was kept back.
-    fn publish(&self, first: Place, next_used: Place, signalled: &mut Option<Place>) {
+    /// The first descriptor of the burst was kept back.
+    fn publish(&self, first: Place) {
         self.chains[first.index()].1.store(first.used_flags(), Release);
-        if self.needs_call(next_used, signalled) {
+    }
+
+    fn call_for_published(&self, published: Place, signalled: &mut Option<Place>) {
+        if self.needs_call(published, signalled) {
             self.call.write();
         }
     }

@@ -1,9 +1,10 @@
 //! Calls of a split ring: a driver that sleeps hears of every chain that comes back.
 //!
-//! The device is `SplitRing::{complete, publish, needs_call}` in `backend/src/ring/split.rs` as `Queue::publish` in
-//! `backend/src/worker/queue.rs` uses them. The driver works off a burst with calls off and asks for the next call when
-//! nothing is left, as virtio 1.3, 2.7.14 advises, with the barrier and the second look that it shows; what it may ask
-//! for stands in 2.7.7.1.
+//! The device is `SplitRing::{complete, publish, needs_call}` in `backend/src/ring/split.rs` as `Queue::{publish,
+//! call_for_published, release_calls}` in `backend/src/worker/queue.rs` use them: after each round, or after several
+//! where calls are held (`Pair::call_drivers` in `backend/src/worker/pair.rs`). The driver works off a burst with
+//! calls off and asks for the next call when nothing is left, as virtio 1.3, 2.7.14 advises, with the barrier and the
+//! second look that it shows; what it may ask for stands in 2.7.7.1.
 
 #![forbid(unsafe_code)]
 
@@ -28,9 +29,20 @@ struct Protocol {
     device_fence: bool,
     driver_fence: bool,
     release: bool,
+    calls: Calls,
 }
 
-const FLAGS: Protocol = Protocol { event_idx: false, device_fence: true, driver_fence: true, release: true };
+#[derive(Clone, Copy, PartialEq)]
+enum Calls {
+    AtOnce,
+    /// For every second chain, and for what is left when calls are held no longer.
+    Held,
+    /// For every second chain alone.
+    HeldForEver,
+}
+
+const FLAGS: Protocol =
+    Protocol { event_idx: false, device_fence: true, driver_fence: true, release: true, calls: Calls::AtOnce };
 const EVENT_IDX: Protocol = Protocol { event_idx: true, ..FLAGS };
 
 struct Ring {
@@ -60,18 +72,28 @@ impl Ring {
 
     fn device(&self) {
         let mut next_used = START;
-        let mut signalled = None;
+        let (mut signalled, mut held) = (None, false);
         while next_used != END {
             self.element(next_used).write();
             next_used = next_used.wrapping_add(1);
-            self.publish(next_used, &mut signalled);
+            self.publish(next_used);
+            held = self.protocol.calls != Calls::AtOnce && !held;
+            if !held {
+                self.call_for_published(next_used, &mut signalled);
+            }
+        }
+        if held && self.protocol.calls == Calls::Held {
+            // `Queue::release_calls`.
+            self.call_for_published(next_used, &mut signalled);
         }
     }
 
-    /// `Queue::publish`, and `SplitRing::publish` before the decision.
-    fn publish(&self, next_used: u16, signalled: &mut Option<u16>) {
+    fn publish(&self, next_used: u16) {
         self.used_idx.store(next_used, if self.protocol.release { Release } else { Relaxed });
-        if self.needs_call(next_used, signalled) {
+    }
+
+    fn call_for_published(&self, published: u16, signalled: &mut Option<u16>) {
+        if self.needs_call(published, signalled) {
             self.call.write();
         }
     }
@@ -137,9 +159,11 @@ fn model(protocol: Protocol, slept: &Most) -> impl Fn() + Send + Sync + 'static 
 }
 
 fn no_chain_is_slept_over(protocol: Protocol) {
-    let slept = Most::default();
-    holds(model(protocol, &slept));
-    slept.reaches(CHAINS.into());
+    for (calls, sleeps) in [(Calls::AtOnce, CHAINS.into()), (Calls::Held, 2)] {
+        let slept = Most::default();
+        holds(model(Protocol { calls, ..protocol }, &slept));
+        slept.reaches(sleeps);
+    }
 }
 
 #[test]
@@ -157,6 +181,13 @@ fn both_fences_are_needed() {
     for protocol in [FLAGS, EVENT_IDX] {
         loses_a_wakeup(model(Protocol { device_fence: false, ..protocol }, &Most::default()));
         loses_a_wakeup(model(Protocol { driver_fence: false, ..protocol }, &Most::default()));
+    }
+}
+
+#[test]
+fn held_calls_are_released() {
+    for protocol in [FLAGS, EVENT_IDX] {
+        loses_a_wakeup(model(Protocol { calls: Calls::HeldForEver, ..protocol }, &Most::default()));
     }
 }
 
