@@ -264,7 +264,7 @@ impl Session {
         }
         self.note();
         let Some(worker) = self.worker_of(id) else { return Ok(base) };
-        let base = self.ask(id, &worker, |answer| Message::RingDown(answer))?.unwrap_or(base);
+        let base = self.ask(id, &worker, Message::RingDown)?.unwrap_or(base);
         self.rings[at].base = base;
         Ok(base)
     }

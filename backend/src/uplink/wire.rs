@@ -211,11 +211,13 @@ impl Fate {
 impl WireRx {
     /// Forgets the frames on their way: who sent them has gone, or takes other frames now.
     pub(super) fn empty(&mut self) {
-        *self.wire.lock() = Stretch::default();
+        let mut stretch = self.wire.lock();
+        *stretch = Stretch::default();
         if let Some(bells) = self.wire.bells.get() {
             bells.frames.set(false);
             bells.room.set(true);
         }
+        drop(stretch);
         self.stretch = Stretch::default();
         self.at = 0;
     }

@@ -290,11 +290,11 @@ impl Pair {
         let now = now();
         self.count(tx, rx, start, now);
         self.seen = Seen { tx: tx.state, rx: rx.state };
+        self.call_drivers(tx, rx, now);
         if self.memory.is_poisoned() {
             self.rx.queue.break_ring(&RingError::Vanished);
             self.tx.queue.break_ring(&RingError::Vanished);
         }
-        self.call_drivers(tx, rx, now);
         let report = Report {
             now,
             rx: rx.way(self.rx.queue.needs_looking()),

@@ -107,6 +107,7 @@ impl Queue {
 
     /// Moves a started ring to another memory table. What was taken and not completed will be taken again.
     pub(super) fn move_to(&mut self, memory: &Arc<MemoryTable>, wakeups: &Wakeups) {
+        self.release_calls();
         if let Some(ring) = self.ring.take() {
             let (setup, base) = (*ring.setup(), ring.base());
             drop(ring);

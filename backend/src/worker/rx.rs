@@ -323,7 +323,10 @@ impl State {
         let Some(frame) = self.unfinished.take() else { return Ok(Step::Again) };
         let total = terms.header_len + frame.len;
         let landed = total - frame.rest.len();
-        if self.reserve(ring, 0, total)? < total {
+        self.complete(ring);
+        // A broken chain that comes next would never be got past.
+        ring.reserve(0, total)?;
+        if ring.taken().bytes() < total {
             if ring.is_all_taken() || now().duration_since(frame.since) >= UNFINISHED_PATIENCE {
                 // The whole ring cannot hold it, or the driver posts no more: it may wait for buffers to come back, or
                 // have no descriptors left. One frame must not stop all that follow.
