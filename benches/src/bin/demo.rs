@@ -43,7 +43,7 @@ fn demo() -> Result<()> {
 
     heading("2. vnicd: a socket for QEMU on one side, a TAP interface on the other");
     let socket = std::env::temp_dir().join("vnicd.sock");
-    let vnicd = Vnicd::builder(&ns).socket_path(&socket).lifetime(LIFETIME).start()?;
+    let vnicd = Vnicd::builder(&ns).socket_path(&socket).control().lifetime(LIFETIME).start()?;
     say("It was started with this command:");
     command(&quoted(&arguments(vnicd.pid())?));
     ns.sh(&format!("ip addr add {HOST}/24 dev tap0 && ip link set tap0 up"))?;
@@ -53,7 +53,7 @@ fn demo() -> Result<()> {
     let result = in_guest(&ns, &vnicd);
     let summary = result.with_context(|| format!("vnicd said:\n{}\nThe demo failed", vnicd.log().join("\n")))?;
 
-    heading("7. The end");
+    heading("8. The end");
     let status = vnicd.terminate()?;
     say("vnicd was told to end (SIGTERM). This is its log:");
     vnicd.log().iter().for_each(|line| println!("    {line}"));
@@ -124,9 +124,18 @@ fn in_guest(ns: &NetNs, vnicd: &Vnicd) -> Result<Vec<(&'static str, String)>> {
         let printed = show("guest", &line, guest.spawn(&format!("exec {line} --forceflush"))?)?;
         summary.push((name, received(&printed).with_context(|| format!("`{line}` told no result"))?));
     }
+
+    heading("6. The mode follows the load");
+    say(
+        "A quiet guest, a flood of TCP, a quiet guest again. For each half second: packets a second, the mode that vnicd",
+    );
+    say("chose with the reason, and how its worker spent the time.");
+    let (quiet, flood, polled) = modes(vnicd, &guest)?;
+    ensure!(quiet == "interrupt", "a quiet guest leaves the pair in mode {quiet}");
+    summary.push(("mode, quiet and in a flood", format!("{quiet}, {flood} ({polled:.0} % of the time polling)")));
     drop(server);
 
-    heading("6. Silence");
+    heading("7. Silence");
     say(&format!("What vnicd uses in {} s in which the guest is quiet:", QUIET.as_secs()));
     // Delayed acknowledgements, ARP.
     thread::sleep(Duration::from_secs(2));
@@ -140,6 +149,73 @@ fn in_guest(ns: &NetNs, vnicd: &Vnicd) -> Result<Vec<(&'static str, String)>> {
     summary.push(("wake-ups in silence", format!("{wakeups} in {} s", QUIET.as_secs())));
     guest.quit()?;
     Ok(summary)
+}
+
+/// Shows how the mode changes with the load; says the mode at the end, the mode in the flood, and how much of the flood was
+/// polled, in percent.
+fn modes(vnicd: &Vnicd, guest: &Guest) -> Result<(String, String, f64)> {
+    const STEP: Duration = Duration::from_millis(500);
+    println!("    {:>6} {:>10}  {:<10} {:<10}  of the time it was", "time", "packets/s", "mode", "reason");
+    let line = format!("iperf3 -c {HOST} -t {SECONDS}");
+    let (mut before, start) = (Sample::take(vnicd)?, Instant::now());
+    let (mut flood, mut most, mut running) = (String::new(), 0.0, None);
+    // Two seconds, the flood, and until the mode is that of a quiet guest again, but for a while at least.
+    while start.elapsed() < Duration::from_secs(SECONDS + 6) {
+        if running.is_none() && start.elapsed() > Duration::from_secs(2) {
+            running = Some(guest.spawn(&format!("exec {line} >/dev/null"))?);
+        }
+        thread::sleep(STEP);
+        let now = Sample::take(vnicd)?;
+        let (spent, all) = (now.spent_since(&before), now.at.duration_since(before.at).as_secs_f64());
+        let [waiting, draining, polling] = spent.map(|seconds| 100.0 * seconds / spent.iter().sum::<f64>().max(1e-9));
+        let pps = (now.segments - before.segments) as f64 / all;
+        println!(
+            "    {:>4.1} s {pps:>10.0}  {:<10} {:<10}  {waiting:>3.0} % waiting {draining:>3.0} % draining {polling:>3.0} % polling",
+            start.elapsed().as_secs_f64(),
+            now.mode,
+            now.reason,
+        );
+        if polling > most || flood.is_empty() {
+            (flood, most) = (now.mode.clone(), polling);
+        }
+        before = now;
+    }
+    if let Some(running) = running {
+        let ended = running.wait(Duration::from_secs(30))?;
+        ensure!(ended.status == 0, "`{line}` ended with status {}", ended.status);
+    }
+    Ok((before.mode, flood, most))
+}
+
+/// What vnicd tells of its busiest pair at a moment.
+struct Sample {
+    at: Instant,
+    mode: String,
+    reason: String,
+    segments: u64,
+    /// Seconds waiting, draining, polling.
+    spent: [f64; 3],
+}
+
+impl Sample {
+    fn take(vnicd: &Vnicd) -> Result<Self> {
+        let status = vnicd.status()?;
+        let pair = &status["devices"][0]["pairs"][0];
+        let text = |name: &str| pair["mode"][name].as_str().map(str::to_owned).context("no mode");
+        let count = |name: &str| pair["counters"][name].as_u64().context("no counter");
+        let seconds = |name: &str| pair["mode"][name].as_f64().unwrap_or_default();
+        Ok(Self {
+            at: Instant::now(),
+            mode: text("mode")?,
+            reason: text("reason")?,
+            segments: count("rx_segments")? + count("tx_segments")?,
+            spent: [seconds("waiting_s"), seconds("draining_s"), seconds("polling_s")],
+        })
+    }
+
+    fn spent_since(&self, before: &Self) -> [f64; 3] {
+        [0, 1, 2].map(|at| (self.spent[at] - before.spent[at]).max(0.0))
+    }
 }
 
 /// What the receiver got, in the summary of iperf3: `1730 Mbits/sec`, with the loss of UDP.
