@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::plot::{Area, GRAY, OURS, THEIRS, amount};
+use crate::plot::{Area, GRAY, OTHERS, OURS, THEIRS, amount};
 
 const PANEL: (u32, u32) = (560, 420);
 const HEAD: u32 = 84;
@@ -18,7 +18,7 @@ const HEAD: u32 = 84;
 pub struct Curve {
     /// Whose, as the legend says it.
     pub name: String,
-    /// 0 or 1: the subject's colour.
+    /// 0 to 3: the subject's colour.
     pub subject: usize,
     /// A value beside the main one, such as a tail: drawn hollow and thin.
     pub aside: bool,
@@ -100,7 +100,11 @@ fn range(values: &[f64]) -> Range<f64> {
 }
 
 fn color(curve: &Curve) -> RGBColor {
-    if curve.subject == 0 { OURS } else { THEIRS }
+    match curve.subject {
+        0 => OURS,
+        1 => THEIRS,
+        other => OTHERS[other % OTHERS.len()],
+    }
 }
 
 fn dot<C>(at: C, curve: &Curve) -> Circle<C, i32> {

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::machine;
 
 /// Round trips of one measurement, and measurements of which the shortest counts.
 const ROUND_TRIPS: u32 = 20_000;
@@ -93,9 +94,7 @@ struct Line(AtomicU32);
 fn round_trip_ns(cpus: [usize; 2]) -> Result<f64> {
     let line = Line(AtomicU32::new(0));
     let play = |cpu: usize, turn: u32| -> Result<Duration> {
-        let mut set = CpuSet::new();
-        set.set(cpu);
-        sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {cpu}"))?;
+        machine::pin(None, cpu)?;
         let start = Instant::now();
         for round in 0..ROUND_TRIPS {
             let mine = 2 * round + turn;

@@ -14,6 +14,8 @@ use crate::stats::{Summary, ratios};
 
 pub(crate) const OURS: RGBColor = RGBColor(0, 90, 181);
 pub(crate) const THEIRS: RGBColor = RGBColor(220, 90, 30);
+/// Of further subjects.
+pub(crate) const OTHERS: [RGBColor; 2] = [RGBColor(20, 140, 70), RGBColor(140, 60, 160)];
 pub(crate) const GRAY: RGBColor = RGBColor(110, 110, 110);
 const PANEL: (u32, u32) = (560, 300);
 const HEAD: u32 = 84;

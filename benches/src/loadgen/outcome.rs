@@ -181,6 +181,8 @@ pub struct Outcome {
     pub device_cpu_s: f64,
     /// How often the device's threads slept.
     pub device_switches: u64,
+    /// The time over which the device was looked at, in seconds: a little more than packets were due.
+    pub device_seconds: f64,
 }
 
 impl Outcome {
@@ -188,6 +190,12 @@ impl Outcome {
     #[must_use]
     pub fn device_ns_per_packet(&self) -> f64 {
         self.device_cpu_s * 1e9 / (self.pps * self.seconds).max(1.0)
+    }
+
+    /// The device's share of a CPU.
+    #[must_use]
+    pub fn device_share(&self) -> f64 {
+        self.device_cpu_s / self.device_seconds
     }
 
     /// A table for people.
@@ -207,13 +215,12 @@ impl Outcome {
             "told",
             format!("{kicks} kicks, {kicks_suppressed} suppressed by the device, {calls} calls, {sleeps} sleeps"),
         );
-        let share = |cpu: f64| 100.0 * cpu / self.seconds;
-        row("driver", format!("{:.1} % of a CPU", share(self.driver_cpu_s)));
+        row("driver", format!("{:.1} % of a CPU", 100.0 * self.driver_cpu_s / self.seconds));
         row(
             "device",
             format!(
                 "{:.1} % of a CPU, {:.0} ns a packet, {} voluntary switches",
-                share(self.device_cpu_s),
+                100.0 * self.device_share(),
                 self.device_ns_per_packet(),
                 self.device_switches
             ),

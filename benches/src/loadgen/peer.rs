@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use guest_tests::Usage;
@@ -16,6 +16,8 @@ pub struct Peer {
     pub cpu: Duration,
     /// How often they slept.
     pub switches: u64,
+    /// When that was.
+    pub at: Instant,
 }
 
 impl Peer {
@@ -26,7 +28,7 @@ impl Peer {
     pub fn of(pid: u32) -> Result<Self> {
         let usage = Usage::of(pid).context("the device's process cannot be looked at")?;
         let exact: Option<Duration> = usage.threads.iter().map(|thread| scheduled(pid, thread.tid)).sum();
-        Ok(Self { cpu: exact.unwrap_or(usage.cpu), switches: usage.voluntary_switches() })
+        Ok(Self { cpu: exact.unwrap_or(usage.cpu), switches: usage.voluntary_switches(), at: Instant::now() })
     }
 }
 

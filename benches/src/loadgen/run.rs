@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
+use rustix::thread::set_current_timer_slack;
 
 use super::config::{DriverConfig, Way};
 use super::driver::Driver;
@@ -15,6 +15,7 @@ use super::outcome::{Found, Outcome};
 use super::peer::Peer;
 use super::schedule::Rate;
 use super::session::{QueuePair, Session, SessionConfig};
+use crate::machine;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -79,9 +80,7 @@ fn share(rate: Rate, drivers: usize) -> Rate {
 
 fn prepare(pair: QueuePair, config: DriverConfig, index: usize, cpu: Option<usize>) -> Result<Driver> {
     if let Some(cpu) = cpu {
-        let mut set = CpuSet::new();
-        set.set(cpu);
-        sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {cpu}"))?;
+        machine::pin(None, cpu)?;
     }
     // Sleeps end when a packet is due, not when it suits the kernel.
     set_current_timer_slack(NonZeroU64::new(1))?;
@@ -119,5 +118,6 @@ fn outcome(config: &RunConfig, found: Found, before: Peer, after: Peer) -> Outco
         driver_cpu_s: found.cpu.as_secs_f64(),
         device_cpu_s: after.cpu.saturating_sub(before.cpu).as_secs_f64(),
         device_switches: after.switches.saturating_sub(before.switches),
+        device_seconds: (after.at - before.at).as_secs_f64(),
     }
 }
