@@ -6,7 +6,7 @@ RING_PAIRS ?= 9
 
 SECONDS ?= 60
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen check clean miri fuzz
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen bench-modes check clean miri fuzz
 
 all:
 	cargo build --release -p vnicd
@@ -40,6 +40,11 @@ bench-ring:
 # The daemon's test uplinks under a load generator: latency by rate, in target/bench-loadgen. Takes 1 minute.
 bench-loadgen:
 	@scripts/bench loadgen
+
+# The modes interrupt, polling and auto and testpmd's vhost PMD in loopback by load: latency, CPU time, kicks and calls,
+# and whether auto shows what it must. Takes 12 minutes; scripts/bench modes --help has smaller choices.
+bench-modes:
+	@scripts/bench modes
 
 # Every fuzz target for so many seconds: hostile rings, hostile messages. See backend/fuzz/README.md.
 fuzz:

@@ -4,7 +4,8 @@
 //! of neighbours means something. It fills a [`report::Report`], which becomes a table ([`report`]), a JSON file and a
 //! plot ([`plot`], [`curves`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything
 //! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM. [`testpmd`] is
-//! DPDK's program on either side of a socket, and [`ring`] compares the rings alone with it.
+//! DPDK's program on either side of a socket, [`ring`] compares the rings alone with it,
+//! and [`modes`] the daemon's modes with each other and with it.
 
 #![warn(missing_docs)]
 
@@ -13,6 +14,7 @@ pub mod distance;
 pub mod iperf;
 pub mod loadgen;
 pub mod machine;
+pub mod modes;
 pub mod plot;
 pub mod report;
 pub mod rig;

@@ -199,7 +199,7 @@ fn cell(summary: &Summary, digits: usize) -> String {
 }
 
 /// Lines up the cells; the first column to the left, the others to the right, a rule below the first row.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
