@@ -6,7 +6,8 @@ RING_PAIRS ?= 9
 
 SECONDS ?= 60
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen bench-modes check clean miri fuzz
+.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen bench-modes \
+	bench-modes-guest check clean miri fuzz
 
 all:
 	cargo build --release -p vnicd
@@ -45,6 +46,10 @@ bench-loadgen:
 # and whether auto shows what it must. Takes 12 minutes; scripts/bench modes --help has smaller choices.
 bench-modes:
 	@scripts/bench modes
+
+# The modes in a guest whose processor shares its core with the worker: TCP both ways. Takes 5 minutes.
+bench-modes-guest:
+	@scripts/bench modes-guest
 
 # Every fuzz target for so many seconds: hostile rings, hostile messages. See backend/fuzz/README.md.
 fuzz:

@@ -66,13 +66,22 @@ pub struct Idle {
 impl Rig {
     /// Boots the guest: QEMU 10, 512 MiB, no IPv6 on either side.
     pub fn boot(peer: Peer, shape: Shape, slots: &Slots) -> Result<Self> {
+        Self::boot_on(peer, &[], shape, slots)
+    }
+
+    /// Boots it on a daemon with further options.
+    pub fn boot_vnicd(args: &[&str], shape: Shape, slots: &Slots) -> Result<Self> {
+        Self::boot_on(Peer::Vnicd, args, shape, slots)
+    }
+
+    fn boot_on(peer: Peer, args: &[&str], shape: Shape, slots: &Slots) -> Result<Self> {
         let ns = NetNs::new()?;
         for key in ["all", "default"] {
             ns.sysctl(&format!("net.ipv6.conf.{key}.disable_ipv6"), "1")?;
         }
         let (vnicd, nic) = match peer {
             Peer::Vnicd => {
-                let vnicd = Vnicd::builder(&ns).lifetime(LIFETIME).start()?;
+                let vnicd = Vnicd::builder(&ns).args(args.to_vec()).lifetime(LIFETIME).start()?;
                 let nic = Nic::vhost_user(vnicd.socket());
                 (Some(vnicd), nic)
             }
