@@ -278,8 +278,8 @@ impl Pair {
         self.looked
     }
 
-    /// A round: each direction moves at most one burst. Says whether it moved anything.
-    pub(super) fn round(&mut self, usage: Option<Usage>) -> bool {
+    /// A round: each direction moves at most one burst. Says how many packets the busier one moved.
+    pub(super) fn round(&mut self, usage: Option<Usage>) -> u64 {
         if self.verdict != Verdict::Again {
             // Another pair of the worker keeps it awake.
             self.governor.woke(self.looked, Cause::Mailbox);
@@ -312,7 +312,7 @@ impl Pair {
         if usage.is_some() || self.governor.mode() != mode {
             self.show(now);
         }
-        report.rx.packets | report.tx.packets != 0
+        rx.packets.max(tx.packets)
     }
 
     /// Calls the drivers for what the round published: at once, or later in polling mode if that is wanted.
