@@ -35,8 +35,8 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1k,10k,100k,quarter,half,full")]
     rates: Vec<Load>,
 
-    /// How packets lie in time: constant, poisson, burst:ON_MS:OFF_MS
-    #[arg(long, value_delimiter = ',', default_value = "poisson,burst:5:20")]
+    /// How packets lie in time: constant, poisson, trains:PACKETS (due at once), burst:ON_MS:OFF_MS
+    #[arg(long, value_delimiter = ',', default_value = "poisson,trains:16")]
     patterns: Vec<Pattern>,
 
     /// How the client learns of what came, where loads are measured

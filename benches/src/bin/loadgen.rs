@@ -26,7 +26,7 @@ struct Options {
     #[arg(long, default_value = "10k")]
     rate: Rate,
 
-    /// How packets lie in time: constant, poisson, burst:ON_MS:OFF_MS
+    /// How packets lie in time: constant, poisson, trains:PACKETS (due at once), burst:ON_MS:OFF_MS
     #[arg(long, default_value = "constant")]
     pattern: Pattern,
 

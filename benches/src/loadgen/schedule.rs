@@ -58,6 +58,8 @@ pub enum Pattern {
         /// Milliseconds of silence.
         off_ms: u32,
     },
+    /// In trains of so many that are due at once; the trains are independent of each other (a batch Poisson process).
+    Trains(u32),
 }
 
 impl FromStr for Pattern {
@@ -69,10 +71,13 @@ impl FromStr for Pattern {
             let (on_ms, off_ms) = (on.parse().ok()?, off.parse().ok()?);
             (on_ms > 0).then_some(Self::Burst { on_ms, off_ms })
         };
+        let trains = || Some(Self::Trains(text.strip_prefix("trains:")?.parse().ok().filter(|n| *n > 0)?));
         match text {
             "constant" => Ok(Self::Constant),
             "poisson" => Ok(Self::Poisson),
-            _ => burst().ok_or_else(|| format!("'{text}' is no pattern: use constant, poisson or burst:ON_MS:OFF_MS")),
+            _ => burst().or_else(trains).ok_or_else(|| {
+                format!("'{text}' is no pattern: use constant, poisson, trains:PACKETS or burst:ON_MS:OFF_MS")
+            }),
         }
     }
 }
@@ -83,6 +88,7 @@ impl fmt::Display for Pattern {
             Self::Constant => f.write_str("constant"),
             Self::Poisson => f.write_str("poisson"),
             Self::Burst { on_ms, off_ms } => write!(f, "burst:{on_ms}:{off_ms}"),
+            Self::Trains(packets) => write!(f, "trains:{packets}"),
         }
     }
 }
@@ -105,7 +111,7 @@ impl Schedule {
     pub fn new(rate: Rate, pattern: Pattern, seed: u64) -> Self {
         let random = (seed ^ 0x9e37_79b9_7f4a_7c15).max(1);
         let mut schedule = Self { rate, pattern, count: 0, next: 0.0, random };
-        if pattern == Pattern::Poisson {
+        if schedule.is_random() {
             schedule.next = schedule.gap();
         }
         schedule
@@ -121,7 +127,7 @@ impl Schedule {
                 if now % period < on { now } else { now.next_multiple_of(period) }
             }
             (Rate::Max, _) => now,
-            (Rate::Pps(_), Pattern::Poisson) => self.next as u64,
+            (Rate::Pps(_), Pattern::Poisson | Pattern::Trains(_)) => self.next as u64,
             (Rate::Pps(pps), Pattern::Constant) => (self.count as f64 * SECOND as f64 / pps) as u64,
             (Rate::Pps(pps), Pattern::Burst { on_ms, off_ms }) => {
                 let (on, period) = burst(on_ms, off_ms);
@@ -135,9 +141,14 @@ impl Schedule {
     #[inline]
     pub fn advance(&mut self) {
         self.count += 1;
-        if self.pattern == Pattern::Poisson {
-            self.next += self.gap();
+        let train = if let Pattern::Trains(packets) = self.pattern { packets } else { 1 };
+        if self.is_random() && self.count.is_multiple_of(train.into()) {
+            self.next += f64::from(train) * self.gap();
         }
+    }
+
+    fn is_random(&self) -> bool {
+        matches!(self.pattern, Pattern::Poisson | Pattern::Trains(_))
     }
 
     /// Packets due before `end` that were not asked for yet; none with [`Rate::Max`].
@@ -213,6 +224,18 @@ mod tests {
     }
 
     #[test]
+    fn trains_have_the_rate_and_come_at_random() {
+        let dues = dues("100k", "trains:16", 10 * SECOND);
+        assert!((dues.len() as f64 - 1e6).abs() < 2e4, "{}", dues.len());
+        assert!(dues.chunks_exact(16).all(|train| train.iter().all(|due| due == &train[0])));
+        let gaps: Vec<f64> =
+            dues.chunks_exact(16).zip(dues.chunks_exact(16).skip(1)).map(|(a, b)| (b[0] - a[0]) as f64).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
+        assert!((mean / 16e4 - 1.0).abs() < 0.02 && (deviation / mean - 1.0).abs() < 0.04, "{mean} {deviation}");
+    }
+
+    #[test]
     fn max_is_always_due() {
         let mut schedule = Schedule::new(Rate::Max, Pattern::Constant, 0);
         schedule.advance();
@@ -224,13 +247,13 @@ mod tests {
         for text in ["500", "10k", "1.5M", "max"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }
-        for text in ["constant", "poisson", "burst:5:20"] {
+        for text in ["constant", "poisson", "burst:5:20", "trains:16"] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
         for text in ["0", "-1", "k", "2000M", "burst"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
-        for text in ["burst", "burst:0:1", "burst:1", "even"] {
+        for text in ["burst", "burst:0:1", "burst:1", "even", "trains:0", "trains"] {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
         }
     }
