@@ -337,7 +337,7 @@ mod tests {
             ("[[device]]\nsocket-path = '/a'\nqueue-pairs = 33\n", "--queue-pairs 33"),
             ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
             ("[[device]\n", ":1: "),
-            ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 25000 is not below enter-pps = 5"),
+            ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 100000 is not below enter-pps = 5"),
             ("[[device]]\nfd = 3\n[device.interrupts]\ncoalesce-frames = 5\n", "needs a coalesce-us"),
             ("[[device]]\nfd = 3\n[device.interrupts]\nurgent-priorities = '9'\n", ":4: '9' is no range"),
             ("[[device]]\nfd = 3\n[device.governor]\nenter-ppm = 5\n", ":4: unknown field `enter-ppm`"),

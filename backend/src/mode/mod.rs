@@ -31,3 +31,9 @@ pub use policy::{Mode, Policy, PolicyError, Setting};
 pub use report::{Cause, Direction, Report, Uplink, Usage, Verdict, Way};
 pub use state::{Activity, Reason, State, Switch};
 pub use time::Time;
+
+/// The policy of tests whose traffic is laid out for these thresholds.
+#[cfg(test)]
+fn test_policy() -> Policy {
+    Policy { enter_pps: 50_000, leave_pps: 25_000, ..Policy::default() }
+}

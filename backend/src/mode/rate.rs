@@ -118,6 +118,7 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_policy;
     use super::*;
 
     const MS: u64 = 1_000_000;
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn between_the_thresholds_the_rate_is_what_it_was() {
-        let policy = Policy { enter_pps: 1000, leave_pps: 500, rate_window_ms: 100, ..Policy::default() };
+        let policy = Policy { enter_pps: 1000, leave_pps: 500, rate_window_ms: 100, ..test_policy() };
         let mut rate = Rate::new(&policy, Time::default());
         let mut now = 0;
         let mut steady = |rate: &mut Rate, pps: u64| {

@@ -57,13 +57,14 @@ impl Starvation {
 mod tests {
     use std::time::Duration;
 
+    use super::super::test_policy;
     use super::*;
 
     const MS: u64 = 1_000_000;
 
     #[test]
     fn housekeeping_is_no_starvation_and_neither_is_sleep() {
-        let mut starvation = Starvation::new(&Policy::default());
+        let mut starvation = Starvation::new(&test_policy());
         let mut judge = |cpu_ms, preemptions, awake_ms| {
             starvation.judge(Usage { cpu: Duration::from_millis(cpu_ms), preemptions }, awake_ms * MS)
         };
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn who_is_starved_again_waits_longer() {
-        let mut starvation = Starvation::new(&Policy { preempted_backoff_ms: 10, ..Policy::default() });
+        let mut starvation = Starvation::new(&Policy { preempted_backoff_ms: 10, ..test_policy() });
         let mut now = Time::from_nanos(5 * MS);
         for ms in [10, 20, 40, 80, 160, 320, 320] {
             let until = starvation.back_off(now);

@@ -104,11 +104,12 @@ impl Ceiling {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_policy;
     use super::*;
 
     #[test]
     fn the_window_grows_while_it_pays_and_shrinks_when_it_does_not() {
-        let mut window = Window::new(&Policy { max_idle_spin_us: 100, min_idle_spin_us: 1, ..Policy::default() });
+        let mut window = Window::new(&Policy { max_idle_spin_us: 100, min_idle_spin_us: 1, ..test_policy() });
         let us = |window: &Window| window.size_ns() / 1000;
         assert_eq!(us(&window), 1);
         window.missed(50_000, false, true);
@@ -137,13 +138,13 @@ mod tests {
 
     #[test]
     fn the_ceiling_counts_a_tenth_of_a_second() {
-        let mut ceiling = Ceiling::new(&Policy { max_poll_cpu_percent: 10, ..Policy::default() }, Time::default());
+        let mut ceiling = Ceiling::new(&Policy { max_poll_cpu_percent: 10, ..test_policy() }, Time::default());
         let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
         assert!(!ceiling.burn(at(5), 5_000_000));
         assert!(!ceiling.burn(at(50), 4_999_999));
         assert!(ceiling.burn(at(51), 1));
         assert!(!ceiling.burn(at(130), 4_000_000), "the first 5 ms are forgotten");
-        let mut none = Ceiling::new(&Policy::default(), Time::default());
+        let mut none = Ceiling::new(&test_policy(), Time::default());
         assert!(!none.burn(at(1), 1_000_000_000));
     }
 }

@@ -28,7 +28,7 @@ struct Options {
     seconds: f64,
 
     /// Turns into which they are divided, all subjects one after another in each
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
 
     /// Loads: packets a second while packets are sent, or quarter, half, full: parts of the highest rate
@@ -68,6 +68,8 @@ enum Part {
 }
 
 const NAME: &str = "bench-modes";
+/// Before each turn: the time in which `auto` sees what the load is, three times its rate window. Its packets are not clocked.
+const SETTLING: Duration = Duration::from_millis(150);
 /// How long the CPUs' distance is looked at: what is measured later counts as it is, so that a run ends in time.
 const STEADY: Duration = Duration::from_secs(20 * 60);
 /// Single packets after idle times, for each second of a measurement.
@@ -90,7 +92,9 @@ struct Subjects {
 
 impl Subjects {
     fn run(&mut self, subject: Subject, rate: Rate, pattern: Pattern) -> Result<Outcome> {
-        let driver = DriverConfig { mode: self.driver, rate, pattern, duration: self.turn, ..DriverConfig::default() };
+        let duration = SETTLING + self.turn;
+        let (mode, settling) = (self.driver, SETTLING);
+        let driver = DriverConfig { mode, rate, pattern, duration, settling, ..DriverConfig::default() };
         self.lab.run(subject, driver)
     }
 }
@@ -133,6 +137,7 @@ impl Bench {
         let driver = options.driver.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         let conditions = [
             ("runs", format!("{} turns, {} s a measurement in all", options.turns, options.seconds)),
+            ("settling", format!("{} ms of the load before each turn, not clocked", SETTLING.as_millis())),
             ("CPUs of client and back end", format!("{client}, {back_end}")),
             ("client", format!("{driver}, frames of 60 bytes, one queue pair of 256 entries")),
             ("full", "a packet whenever there is room for one, whatever the pattern but for its silence".into()),

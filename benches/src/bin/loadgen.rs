@@ -113,6 +113,7 @@ fn generate(options: &Options) -> Result<()> {
             rate: options.rate,
             pattern: options.pattern,
             duration: Duration::try_from_secs_f64(options.seconds).context("--seconds")?,
+            ..DriverConfig::default()
         },
         cpus: options.cpu.clone(),
     };

@@ -101,6 +101,8 @@ pub struct DriverConfig {
     pub pattern: Pattern,
     /// For how long packets are due.
     pub duration: Duration,
+    /// How much of that is for the device to see what the load is: its clocks are not read, its packets counted all the same.
+    pub settling: Duration,
 }
 
 impl Default for DriverConfig {
@@ -113,6 +115,7 @@ impl Default for DriverConfig {
             rate: Rate::Pps(10_000.0),
             pattern: Pattern::Constant,
             duration: Duration::from_secs(1),
+            settling: Duration::ZERO,
         }
     }
 }

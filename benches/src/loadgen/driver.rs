@@ -100,6 +100,7 @@ impl Driver {
     /// When the device breaks the rules or says that we do.
     pub fn run(mut self) -> Result<Found> {
         let end = self.config.duration.as_nanos() as u64;
+        let mut settled_at = Some(self.config.settling.as_nanos() as u64).filter(|ns| *ns > 0);
         let cpu = thread_cpu();
         let _ = self.pair.rx.calls() + self.pair.tx.calls();
         self.epoch = Instant::now();
@@ -108,6 +109,10 @@ impl Driver {
             let now = self.now();
             if now >= end {
                 break;
+            }
+            if settled_at.is_some_and(|at| now >= at) {
+                settled_at = None;
+                self.found.forget_clocks();
             }
             let sent = self.send_due(now)?;
             if !got && !sent {

@@ -135,6 +135,13 @@ pub struct Found {
     pub cpu: Duration,
 }
 
+impl Found {
+    /// Forgets what the clocks showed, not what was counted.
+    pub fn forget_clocks(&mut self) {
+        (self.lateness, self.taken, self.returned) = <_>::default();
+    }
+}
+
 /// A distribution of latencies, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {

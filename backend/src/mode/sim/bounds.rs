@@ -2,6 +2,7 @@
 
 use super::traffic::Random;
 use super::{Costs, MS, Outcome, SECOND, Sim, Traffic, US};
+use crate::mode::test_policy;
 use crate::mode::{Mode, Policy, Reason};
 
 /// Most switches a second near the threshold, and with any traffic.
@@ -25,12 +26,12 @@ pub(super) fn check(name: &str, policy: Policy, costs: Costs, traffic: Traffic, 
 }
 
 fn auto(name: &str, traffic: Traffic, ns: u64) -> Outcome {
-    check(name, Policy::default(), Costs::FAST, traffic, ns)
+    check(name, test_policy(), Costs::FAST, traffic, ns)
 }
 
 #[test]
 fn an_idle_pair_does_not_wake_up() {
-    let mut sim = Sim::new(Policy::default(), Costs::FAST, Traffic::none());
+    let mut sim = Sim::new(test_policy(), Costs::FAST, Traffic::none());
     sim.go_on(10 * SECOND);
     assert_eq!((sim.outcome.sleeps, sim.outcome.switches.len()), (0, 0));
     sim.set_traffic(Traffic::poisson(2_000_000));
@@ -120,7 +121,7 @@ fn near_the_threshold_the_mode_changes_seldom() {
 
 /// Sends at `pps` whenever the mode is interrupt and nothing when it is polling, `rest_ns` longer than it need.
 fn adversary(pps: u64, rest_ns: u64) -> usize {
-    let mut sim = Sim::new(Policy::default(), Costs::FAST, Traffic::none());
+    let mut sim = Sim::new(test_policy(), Costs::FAST, Traffic::none());
     let mut sends = false;
     while sim.now < 3 * SECOND {
         let wants = sim.governor.mode() == Mode::Interrupt;
@@ -151,7 +152,7 @@ fn who_watches_the_mode_cannot_make_it_change_often() {
 #[test]
 fn a_ceiling_over_the_cpu_is_kept() {
     for percent in [1, 10, 30, 90] {
-        let policy = Policy { max_poll_cpu_percent: percent, ..Policy::default() };
+        let policy = Policy { max_poll_cpu_percent: percent, ..test_policy() };
         for (name, traffic) in [
             ("even", Traffic::even(60_000)),
             ("ping-pong", Traffic::ping_pong(10 * US)),
@@ -165,7 +166,7 @@ fn a_ceiling_over_the_cpu_is_kept() {
 
 #[test]
 fn who_is_preempted_leaves_the_cpu_to_others_and_comes_back() {
-    let mut sim = Sim::new(Policy::default(), Costs::FAST, Traffic::even(60_000));
+    let mut sim = Sim::new(test_policy(), Costs::FAST, Traffic::even(60_000));
     sim.go_on(SECOND);
     assert_eq!(sim.governor.mode(), Mode::Polling);
     sim.is_contested = true;
@@ -181,7 +182,7 @@ fn who_is_preempted_leaves_the_cpu_to_others_and_comes_back() {
 
 #[test]
 fn rests_between_looks_bound_the_wake_ups() {
-    let policy = Policy { mode: crate::mode::Setting::Polling, poll_interval_us: 50, ..Policy::default() };
+    let policy = Policy { mode: crate::mode::Setting::Polling, poll_interval_us: 50, ..test_policy() };
     let outcome = Sim::run(policy, Costs::FAST, Traffic::poisson(100_000), SECOND);
     assert!((17_000..=20_000).contains(&outcome.sleeps) && outcome.kicks == 0, "{}", outcome.sleeps);
     let [asleep, _] = outcome.seen_late;
@@ -190,7 +191,7 @@ fn rests_between_looks_bound_the_wake_ups() {
 
 #[test]
 fn a_ring_that_cannot_kick_is_looked_at() {
-    let mut sim = Sim::new(Policy::default(), Costs::FAST, Traffic::even(100).one_way(&[1]));
+    let mut sim = Sim::new(test_policy(), Costs::FAST, Traffic::even(100).one_way(&[1]));
     sim.no_kick_fd = true;
     sim.go_on(SECOND);
     assert!((900..=1100).contains(&sim.outcome.sleeps), "{}", sim.outcome.sleeps);

@@ -1,6 +1,7 @@
 //! What `auto` costs and brings beside the two fixed modes, at loads from little to all that a worker can move.
 
 use super::{Costs, MS, Outcome, SECOND, Sim, Traffic};
+use crate::mode::test_policy;
 use crate::mode::{Policy, Setting};
 
 /// CPU time and latency of one mode at one load.
@@ -13,7 +14,7 @@ struct Point {
 }
 
 fn point(setting: Setting, costs: Costs, traffic: Traffic) -> Point {
-    let mut sim = Sim::new(Policy { mode: setting, ..Policy::default() }, costs, traffic);
+    let mut sim = Sim::new(Policy { mode: setting, ..test_policy() }, costs, traffic);
     sim.go_on(100 * MS);
     sim.forget();
     sim.go_on(250 * MS);

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::bounds::check;
 use super::{Costs, SECOND, Traffic};
+use crate::mode::test_policy;
 use crate::mode::{
     Activity, Cause, Direction, Governor, Mode, Policy, Report, Setting, Time, Uplink, Usage, Verdict, Way,
 };
@@ -73,7 +74,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             max_idle_spin_us: max,
             max_poll_cpu_percent,
             poll_interval_us,
-            ..Policy::default()
+            ..test_policy()
         },
     )
 }

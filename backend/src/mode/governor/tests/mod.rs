@@ -6,6 +6,7 @@ mod rules;
 use std::time::Duration;
 
 use super::*;
+use crate::mode::test_policy;
 use crate::mode::{Direction, ModeError, Usage, Way};
 
 const US: u64 = 1_000;
@@ -30,7 +31,7 @@ impl Pair {
     }
 
     fn of(mode: Setting) -> Self {
-        Self::new(Policy { mode, ..Policy::default() })
+        Self::new(Policy { mode, ..test_policy() })
     }
 
     fn time(&self) -> Time {

@@ -104,7 +104,7 @@ fn a_ring_without_kick_fd_is_looked_at() {
     pair.report.rx.no_kick_fd = false;
     assert_eq!((pair.empty(), pair.is()), (WAIT, (Mode::Interrupt, Reason::KickFd)));
 
-    let mut pair = Pair::new(Policy { mode: Setting::Interrupt, poll_interval_us: 70, ..Policy::default() });
+    let mut pair = Pair::new(Policy { mode: Setting::Interrupt, poll_interval_us: 70, ..test_policy() });
     pair.report.tx.no_kick_fd = true;
     assert_eq!(pair.wait_until(), Some(pair.now + 70 * US));
     assert_eq!(pair.is(), (Mode::Polling, Reason::NoKickFd), "it was set before anybody knew");

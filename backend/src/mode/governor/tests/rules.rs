@@ -33,7 +33,7 @@ fn backlog_is_polled_whatever_the_rate_and_then_not_for_nothing() {
 
 #[test]
 fn backlog_at_a_low_rate_does_not_poll_for_long() {
-    let mut pair = Pair::new(Policy { min_idle_spin_us: 400, ..Policy::default() });
+    let mut pair = Pair::new(Policy { min_idle_spin_us: 400, ..test_policy() });
     pair.round(64, Direction::Ready);
     pair.frames_every(200, 49 * MS);
     assert_eq!(pair.is(), (Mode::Polling, Reason::Backlog), "its window is never over");
@@ -43,7 +43,7 @@ fn backlog_at_a_low_rate_does_not_poll_for_long() {
 
 #[test]
 fn the_rate_begins_polling_and_ends_it() {
-    let mut pair = Pair::new(Policy { min_idle_spin_us: 400, ..Policy::default() });
+    let mut pair = Pair::new(Policy { min_idle_spin_us: 400, ..test_policy() });
     pair.frames_every(21, 200 * MS);
     assert_eq!(pair.is().0, Mode::Interrupt, "47 600 a second");
     pair.frames_every(19, 60 * MS);
@@ -108,7 +108,7 @@ fn the_window_follows_what_polling_finds() {
 fn the_longest_spin_ends_polling() {
     let mut pair = Pair::of(Setting::Auto);
     pair.frames_every(5, 100 * MS);
-    pair.governor.window = Window::new(&Policy { min_idle_spin_us: 500, ..Policy::default() });
+    pair.governor.window = Window::new(&Policy { min_idle_spin_us: 500, ..test_policy() });
     let from = pair.now;
     while pair.empty() == Verdict::Again {}
     assert_eq!(pair.is(), (Mode::Interrupt, Reason::SpinLimit));
@@ -145,7 +145,7 @@ fn who_is_preempted_does_not_poll_for_a_while() {
 
 #[test]
 fn who_rests_is_not_preempted() {
-    let mut pair = Pair::new(Policy { poll_interval_us: 20, ..Policy::default() });
+    let mut pair = Pair::new(Policy { poll_interval_us: 20, ..test_policy() });
     pair.frames_every(5, 100 * MS);
     for n in 0..20 {
         pair.report.usage = Some(Usage { cpu: Duration::from_nanos(pair.cpu), preemptions: n });
@@ -161,7 +161,7 @@ fn who_rests_is_not_preempted() {
 
 #[test]
 fn polling_rests_between_looks() {
-    let mut pair = Pair::new(Policy { mode: Setting::Polling, poll_interval_us: 50, ..Policy::default() });
+    let mut pair = Pair::new(Policy { mode: Setting::Polling, poll_interval_us: 50, ..test_policy() });
     assert_eq!(pair.round(1, Direction::Empty), Verdict::Again);
     let until = Time::from_nanos(pair.now + 51 * US);
     assert_eq!(pair.empty(), Verdict::Rest { until });
