@@ -23,6 +23,7 @@ mod wakeups;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct WorkerHandle {
     name: String,
+    thread_id: i32,
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,19 +66,28 @@ impl WorkerHandle {
         let own_name = name.clone();
         let mailbox = Arc::new(Mailbox::new()?);
         let worker = run::Worker::new(mailbox.clone())?;
+        let (began, begins) = sync_channel(1);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _ = began.send(rustix::thread::gettid().as_raw_nonzero().get());
             if let Some(cpu) = cpu {
                 pin(&own_name, cpu);
             }
             worker.run();
         })?;
-        Ok(Self { name, mailbox, thread: Some(thread) })
+        let thread_id = begins.recv().map_err(io::Error::other)?;
+        Ok(Self { name, thread_id, mailbox, thread: Some(thread) })
     }
 
     /// The worker's name, which its thread bears as far as it fits.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The kernel's id of its thread.
+    #[must_use]
+    pub fn thread_id(&self) -> i32 {
+        self.thread_id
     }
 
     /// The way to reach the worker.

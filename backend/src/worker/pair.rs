@@ -172,9 +172,11 @@ impl Pair {
             }
             Message::Carrier(carries) => self.shared.set_carrier(carries),
             Message::Mode(order, answer) => {
-                let _ = answer.send(self.governor.order(order, now()));
+                let done = self.governor.order(order, now());
                 self.mode_changed();
+                // Whoever has the answer sees what was ordered.
                 self.show(now());
+                let _ = answer.send(done);
             }
         }
     }
