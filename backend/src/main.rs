@@ -77,7 +77,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
     events.add_subscriber(Box::new(Links::watch(nics.clone())?));
     if let Some(listening) = control {
-        events.add_subscriber(Box::new(ControlServer::new(listening, nics, listener)));
+        events.add_subscriber(Box::new(ControlServer::new(listening, nics, listener)?));
     }
     while !ended.get() {
         events.run()?;

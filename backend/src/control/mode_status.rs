@@ -5,6 +5,26 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::mode::{Activity, Mode, Reason, Setting, State, Time};
+use crate::nic::Lane;
+use crate::worker;
+
+/// A lane and its mode.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LaneMode {
+    /// The queue pair, or its direction where each has a mode of its own.
+    pub id: String,
+    /// The worker that serves it. None: no front end has started a ring of it yet, and this is how it will begin.
+    pub worker: Option<String>,
+    /// Its mode.
+    pub mode: ModeStatus,
+}
+
+impl LaneMode {
+    pub(super) fn of(lane: &Lane) -> Self {
+        let worker = lane.worker().map(|worker| worker.name().into());
+        Self { id: lane.id.to_string(), worker, mode: ModeStatus::of(lane.gauges.read(), worker::now()) }
+    }
+}
 
 /// The mode of a pair, or of one direction of it.
 #[derive(Clone, Debug, Deserialize, Serialize)]

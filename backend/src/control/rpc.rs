@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// What can be asked.
+const METHODS: [&str; 8] = ["status", "map", "stats", "mode.show", "mode.set", "mode.toggle", "mode.auto", "events"];
+
 /// A request.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Request {
@@ -26,15 +29,46 @@ pub struct RpcError {
     pub code: i64,
     /// What to tell a person.
     pub message: String,
+    /// What to tell a program besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
 }
 
 impl RpcError {
+    fn new(code: i64, message: impl ToString) -> Self {
+        Self { code, message: message.to_string(), data: None }
+    }
+
     pub(super) fn unknown_method(method: &str) -> Self {
-        Self { code: -32601, message: format!("there is no method '{method}': try 'status'") }
+        let known = METHODS.join(", ");
+        Self::new(-32601, format!("there is no method '{}', but {known}", method.escape_debug()))
+    }
+
+    pub(super) fn invalid_params(message: impl ToString) -> Self {
+        Self::new(-32602, message)
     }
 
     pub(super) fn too_long(limit: usize) -> Self {
-        Self { code: -32600, message: format!("a request has at most {limit} bytes") }
+        Self::new(-32600, format!("a request has at most {limit} bytes"))
+    }
+
+    pub(super) fn too_many_listen(limit: usize) -> Self {
+        Self::new(-32000, format!("{limit} clients listen to events already, and no more can: end one of them"))
+    }
+
+    /// An order failed for some lanes (each with the reason) and was carried out for others.
+    pub(super) fn order_failed(failed: &[(String, String)], done: &[String]) -> Self {
+        let ids: Vec<_> = failed.iter().map(|(id, _)| id.as_str()).collect();
+        let mut message = failed.first().map_or_else(String::new, |(_, reason)| reason.clone());
+        if let [_, others @ ..] = ids.as_slice()
+            && !others.is_empty()
+        {
+            message += &format!("; failed too: {}", others.join(", "));
+        }
+        if !done.is_empty() {
+            message += &format!("; done: {}", done.join(", "));
+        }
+        Self { data: Some(json!({ "failed": ids, "done": done })), ..Self::new(-32000, message) }
     }
 }
 
@@ -59,26 +93,31 @@ pub fn parse_answer(line: &str) -> Result<Value, RpcError> {
     match parsed {
         Ok(Answer { error: Some(error), .. }) => Err(error),
         Ok(Answer { result: Some(result), .. }) => Ok(result),
-        _ => Err(RpcError { code: -32700, message: format!("this is no answer: {line}") }),
+        _ => Err(RpcError::new(-32700, format!("this is no answer: {line}"))),
     }
 }
 
 /// Answers one line: the line to send back, if the request wants one.
 pub(super) fn answer(line: &[u8], methods: impl FnOnce(&Request) -> Result<Value, RpcError>) -> Option<String> {
     let (id, result) = match serde_json::from_slice::<Value>(line) {
-        Err(e) => (Value::Null, Err(RpcError { code: -32700, message: format!("this is no JSON: {e}") })),
+        Err(e) => (Value::Null, Err(RpcError::new(-32700, format!("this is no JSON: {e}")))),
         Ok(value) => match serde_json::from_value::<Request>(value) {
             Ok(request) if request.jsonrpc == "2.0" => {
                 let result = methods(&request);
                 (request.id?, result)
             }
-            _ => (Value::Null, Err(RpcError { code: -32600, message: "this is no JSON-RPC 2.0 request".into() })),
+            _ => (Value::Null, Err(RpcError::new(-32600, "this is no JSON-RPC 2.0 request"))),
         },
     };
     Some(match result {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string() + "\n",
         Err(error) => failure(&id, &error),
     })
+}
+
+/// A line that tells of something that nobody asked for just now.
+pub(super) fn notification(method: &str, params: &Value) -> String {
+    json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string() + "\n"
 }
 
 /// The line that tells of a failure.

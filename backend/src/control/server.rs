@@ -1,173 +1,178 @@
-//! Clients of the control socket, each with what it has sent and not yet read.
+//! The control socket's clients on the control thread's event loop.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde_json::Value;
 use vmm_sys_util::epoll::EventSet;
 
+use super::client::{Client, Gone};
+use super::door::Door;
+use super::events::{self, SinceStart};
+use super::methods::{Methods, Nothing, params};
 use super::rpc::{self, Request, RpcError};
-use super::status::Status;
 use crate::nic::Nic;
 use crate::opener::Listening;
 use crate::worker::Listener;
 
-/// Longest request in bytes.
-const MAX_REQUEST: usize = 64 << 10;
-/// Most clients at a time; more wait until one leaves.
+/// Most clients at a time; more wait until one leaves, or take the place of one that does nothing.
 const MAX_CLIENTS: usize = 64;
-/// How long to leave a client waiting that cannot be let in now.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Most bytes of answers kept for a client that does not read them.
-const MAX_UNREAD: usize = 4 << 20;
+/// Most of them that listen to events: these stay, and others want to be let in, too.
+const MAX_SUBSCRIBERS: usize = 32;
 
 /// Serves the control socket on the control thread.
 #[derive(Debug)]
 pub struct ControlServer {
-    listening: Listening,
-    devices: Vec<Arc<Nic>>,
-    #[expect(dead_code, reason = "events are not asked for yet")]
+    door: Door,
+    methods: Methods,
+    start: SinceStart,
     listener: Listener,
     clients: HashMap<RawFd, Client>,
 }
 
-#[derive(Debug)]
-struct Client {
-    stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    /// Nothing more will be sent by it; it goes when it has read its answers.
-    finished: bool,
-}
-
-/// What to do about a client now.
-enum Next {
-    Read,
-    Write,
-    Drop,
-}
-
 impl ControlServer {
     /// Serves what comes to `listening`.
-    #[must_use]
-    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>, listener: Listener) -> Self {
-        Self { listening, devices, listener, clients: HashMap::new() }
+    ///
+    /// # Errors
+    /// When the kernel gives no timer.
+    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>, listener: Listener) -> io::Result<Self> {
+        let start = SinceStart::now();
+        let (door, methods) = (Door::new(listening)?, Methods::new(devices, start));
+        Ok(Self { door, methods, start, listener, clients: HashMap::new() })
     }
 
-    fn accept(&mut self, ops: &mut EventOps) {
-        while self.clients.len() < MAX_CLIENTS {
-            match self.listening.listener.accept() {
-                Ok((stream, _)) => {
-                    let fd = stream.as_raw_fd();
-                    if stream.set_nonblocking(true).is_ok() && ops.add(Events::new_raw(fd, EventSet::IN)).is_ok() {
-                        let client = Client { stream, input: Vec::new(), output: Vec::new(), finished: false };
-                        self.clients.insert(fd, client);
+    /// Lets everybody in who waits and for whom there is room.
+    fn let_in(&mut self, ops: &mut EventOps) {
+        loop {
+            let idlest = if self.clients.len() < MAX_CLIENTS { None } else { self.idlest() };
+            if self.clients.len() >= MAX_CLIENTS && idlest.is_none() {
+                self.door.shut(ops);
+                return;
+            }
+            match self.door.let_in() {
+                Ok(Some(stream)) => {
+                    if let Some(fd) = idlest {
+                        let _ = ops.remove(Events::empty_raw(fd));
+                        self.clients.remove(&fd);
                     }
+                    self.add(stream, ops);
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Ok(None) => return,
                 Err(e) => {
                     tracing::warn!("a control client could not be let in: {e}");
-                    std::thread::sleep(RETRY_INTERVAL);
+                    self.door.shut(ops);
                     return;
                 }
             }
         }
-        // Full: the listener leaves the set, or it would be reported for ever.
-        let _ = ops.remove(Events::empty_raw(self.listening.listener.as_raw_fd()));
     }
 
-    fn serve(&mut self, fd: RawFd, ops: &mut EventOps) {
-        let devices = &self.devices;
-        let Some(client) = self.clients.get_mut(&fd) else { return };
-        let events = match client.advance(|request| methods(devices, request)) {
-            Next::Read => EventSet::IN,
-            Next::Write => EventSet::OUT,
-            Next::Drop => {
-                let _ = ops.remove(Events::empty_raw(fd));
-                if self.clients.len() == MAX_CLIENTS {
-                    let listener = self.listening.listener.as_raw_fd();
-                    let _ = ops.add(Events::new_raw(listener, EventSet::IN));
-                }
-                self.clients.remove(&fd);
-                return;
+    fn add(&mut self, stream: UnixStream, ops: &mut EventOps) {
+        let fd = stream.as_raw_fd();
+        if ops.add(Events::new_raw(fd, EventSet::IN)).is_ok() {
+            self.clients.insert(fd, Client::new(stream));
+        }
+    }
+
+    /// The client that leaves when another wants its place.
+    fn idlest(&self) -> Option<RawFd> {
+        let now = Instant::now();
+        let idle = self.clients.iter().filter_map(|(fd, client)| Some((client.idleness(now)?, *fd)));
+        idle.max().map(|(_, fd)| fd)
+    }
+
+    /// Answers a request of a client, if it has one, and writes what it takes.
+    fn serve(&mut self, fd: RawFd, has_hung_up: bool, ops: &mut EventOps) {
+        let Some(mut client) = self.clients.remove(&fd) else { return };
+        let wanted = if has_hung_up && client.is_finished() { Err(Gone) } else { self.advance(&mut client, ops) };
+        self.put_back(fd, client, wanted, ops);
+    }
+
+    fn advance(&mut self, client: &mut Client, ops: &mut EventOps) -> Result<EventSet, Gone> {
+        if let Some(line) = client.request()?
+            && !line.trim_ascii().is_empty()
+            && let Some(answer) = rpc::answer(&line, |request| match request.method.as_str() {
+                "events" => self.subscribe(request, client, ops),
+                _ => self.methods.call(request),
+            })
+        {
+            client.put(&answer);
+        }
+        client.send()
+    }
+
+    /// Keeps a client that is still there.
+    fn put_back(&mut self, fd: RawFd, client: Client, wanted: Result<EventSet, Gone>, ops: &mut EventOps) {
+        if let Ok(events) = wanted {
+            let _ = ops.modify(Events::new_raw(fd, events));
+            self.clients.insert(fd, client);
+            return;
+        }
+        let _ = ops.remove(Events::empty_raw(fd));
+        if client.is_subscribed() && self.subscribers() == 0 {
+            self.listener.listen(false);
+        }
+        drop(client);
+        self.door.open(ops);
+    }
+
+    fn subscribers(&self) -> usize {
+        self.clients.values().filter(|client| client.is_subscribed()).count()
+    }
+
+    /// Tells a client of changes of mode from now on. The answer tells the modes; no change after them is missed.
+    fn subscribe(&mut self, request: &Request, client: &mut Client, ops: &mut EventOps) -> Result<Value, RpcError> {
+        let Nothing {} = params(request)?;
+        if !client.is_subscribed() {
+            // What has happened so far is not for the new one.
+            self.tell(ops);
+            match self.subscribers() {
+                MAX_SUBSCRIBERS.. => return Err(RpcError::too_many_listen(MAX_SUBSCRIBERS)),
+                0 => self.listener.listen(true),
+                _ => {}
             }
-        };
-        let _ = ops.modify(Events::new_raw(fd, events));
-    }
-}
-
-fn methods(devices: &[Arc<Nic>], request: &Request) -> Result<Value, RpcError> {
-    match request.method.as_str() {
-        "status" => {
-            let devices: Vec<_> = devices.iter().map(AsRef::as_ref).collect();
-            Ok(serde_json::to_value(Status::of(&devices)).unwrap_or(Value::Null))
+            client.subscribe();
         }
-        other => Err(RpcError::unknown_method(other)),
-    }
-}
-
-impl Client {
-    /// Reads what has come, answers whole lines, and writes what can be written.
-    fn advance(&mut self, mut methods: impl FnMut(&Request) -> Result<Value, RpcError>) -> Next {
-        if self.output.is_empty() && !self.finished {
-            let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => self.finished = true,
-                Ok(n) => self.input.extend(&bytes[..n]),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(_) => return Next::Drop,
-            }
-        }
-        while let Some(end) = self.input.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.input.drain(..=end).collect();
-            if !line.trim_ascii().is_empty()
-                && let Some(answer) = rpc::answer(&line, &mut methods)
-            {
-                self.output.extend(answer.as_bytes());
-            }
-        }
-        if self.input.len() > MAX_REQUEST {
-            self.output.extend(rpc::failure(&Value::Null, &RpcError::too_long(MAX_REQUEST)).as_bytes());
-            self.input.clear();
-            self.finished = true;
-        }
-        self.write()
+        Ok(self.methods.all_modes())
     }
 
-    fn write(&mut self) -> Next {
-        match self.stream.write(&self.output) {
-            _ if self.output.is_empty() => {}
-            Ok(n) => drop(self.output.drain(..n)),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => return Next::Drop,
-        }
-        match (self.output.len(), self.finished) {
-            (0, true) => Next::Drop,
-            (0, false) => Next::Read,
-            (n, _) if n > MAX_UNREAD => Next::Drop,
-            _ => Next::Write,
+    /// Tells subscribers what happened.
+    fn tell(&mut self, ops: &mut EventOps) {
+        let (lost, events) = self.listener.take();
+        let lines: Vec<_> = events.map(|event| events::line(&event, self.start)).collect();
+        let subscribers: Vec<_> = self.clients.iter().filter(|(_, c)| c.is_subscribed()).map(|(fd, _)| *fd).collect();
+        for fd in subscribers {
+            let Some(mut client) = self.clients.remove(&fd) else { continue };
+            lines.iter().for_each(|line| client.tell(line));
+            client.lose(lost);
+            let wanted = client.send();
+            self.put_back(fd, client, wanted, ops);
         }
     }
 }
 
 impl MutEventSubscriber for ControlServer {
     fn init(&mut self, ops: &mut EventOps) {
-        if let Err(e) = ops.add(Events::new(&self.listening.listener, EventSet::IN)) {
+        let listener = Events::new_raw(self.listener.as_fd().as_raw_fd(), EventSet::IN);
+        if let Err(e) = self.door.watch(ops).and_then(|()| ops.add(listener)) {
             tracing::error!("the control socket cannot be served: {e}");
         }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        if events.fd() == self.listening.listener.as_raw_fd() {
-            self.accept(ops);
+        let fd = events.fd();
+        if self.door.is_mine(fd) {
+            self.door.open(ops);
+            self.let_in(ops);
+        } else if fd == self.listener.as_fd().as_raw_fd() {
+            self.tell(ops);
         } else {
-            self.serve(events.fd(), ops);
+            self.serve(fd, events.event_set().contains(EventSet::HANG_UP), ops);
         }
     }
 }

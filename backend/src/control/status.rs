@@ -1,5 +1,7 @@
 //! What the daemon is doing, as `vnicctl status` shows it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,7 +60,7 @@ pub struct PairStatus {
 impl Status {
     /// As it is now.
     #[must_use]
-    pub fn of(devices: &[&Nic]) -> Self {
+    pub fn of(devices: &[Arc<Nic>]) -> Self {
         let version = env!("CARGO_PKG_VERSION").into();
         Self { version, pid: std::process::id(), devices: devices.iter().map(|d| DeviceStatus::of(d)).collect() }
     }

@@ -1,0 +1,31 @@
+//! Devices for tests.
+
+use std::sync::Arc;
+
+use crate::mode::Policy;
+use crate::nic::{Nic, NicSetup};
+use crate::offload::Offloads;
+use crate::uplink::{Rx, Tx, loopback_pair};
+use crate::worker::{Moderation, Threads, Workers, mode_events};
+
+/// A device on loopback wires. No worker runs.
+pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
+    let wires = (0..pairs).map(|_| loopback_pair());
+    Arc::new(Nic::new(NicSetup {
+        name: name.parse().unwrap(),
+        uplinks: wires.map(|(tx, rx)| (Tx::Wire(tx), Rx::Wire(rx))).collect(),
+        uplink: "loopback".into(),
+        interface: None,
+        uplink_mac: None,
+        mac: None,
+        mtu: None,
+        offloads: Offloads::ALL,
+        max_queue_size: 256,
+        cpus: Vec::new(),
+        threads,
+        workers: Arc::new(Workers::default()),
+        policy: Policy::default(),
+        moderation: Moderation::default(),
+        events: mode_events().unwrap().0,
+    }))
+}
