@@ -1,0 +1,116 @@
+//! Asks a running vnicd over its control socket, and tells it what to do.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod events;
+mod map;
+mod mode;
+mod stats;
+mod status;
+mod text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use vnicd::control::DEFAULT_PATH;
+
+use self::client::{Daemon, Error};
+
+const AFTER_HELP: &str = "\
+A TARGET is all, a device (nic0), a queue pair (nic0/0), or a direction of one (nic0/0/rx, nic0/0/tx) where each \
+direction has a worker of its own.
+
+It ends with 0 when all is well, and with 1 and one line when it is not.";
+
+/// Asks a running vnicd what it is doing, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Cli {
+    /// The daemon's control socket, the one given to vnicd as --control
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH, global = true)]
+    control: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show devices, their front ends, queue pairs and what they counted
+    Status(status::Args),
+    /// Show which worker, CPU, rings and uplink queue each queue has
+    Map(map::Args),
+    /// Show or choose when queues sleep (interrupt) and when they are looked at all the time (polling)
+    #[command(subcommand)]
+    Mode(mode::Command),
+    /// Show what queues counted, or at which rate they count
+    Stats(stats::Args),
+    /// Print a line for each change of a mode, until it is interrupted
+    Events(events::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                return fail(text::one_line(&e.to_string()));
+            }
+            e.exit();
+        }
+    };
+    let daemon = Daemon::new(cli.control);
+    let done = match cli.command {
+        Command::Status(args) => status::run(&daemon, &args),
+        Command::Map(args) => map::run(&daemon, &args),
+        Command::Mode(command) => mode::run(&daemon, command),
+        Command::Stats(args) => stats::run(&daemon, &args),
+        Command::Events(args) => events::run(&daemon, &args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever stopped reading has seen enough.
+        Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => fail(e),
+    }
+}
+
+fn fail(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("vnicctl: {why}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_are_one_line_that_names_the_value() {
+        for (args, part) in [
+            (vec!["mode", "set", "nic0", "fast"], "'fast'"),
+            (vec!["mode", "set", "nic0/x", "polling"], "'nic0/x' is no target"),
+            (vec!["mode", "set", "nic0"], "<MODE>"),
+            (vec!["mode", "set", "nic0", "polling", "--for", "5"], "'5'"),
+            (vec!["mode", "set", "nic0", "polling", "--for", "-5s"], "'-5s'"),
+            (vec!["mode", "show", "/"], "'/' is no target"),
+            (vec!["stats", "--watch", "0"], "'0'"),
+            (vec!["stats", "--watch", "NaN"], "'NaN'"),
+            (vec!["fly"], "'fly'"),
+        ] {
+            let error = Cli::try_parse_from(["vnicctl"].iter().chain(&args)).unwrap_err();
+            let line = text::one_line(&error.to_string());
+            assert!(line.contains(part) && !line.contains('\n'), "{args:?}: {line}");
+        }
+    }
+}
