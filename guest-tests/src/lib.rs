@@ -28,6 +28,7 @@
 
 pub mod assets;
 pub mod configured;
+pub mod control;
 pub mod driver;
 pub mod guest;
 pub mod lab;
@@ -44,6 +45,7 @@ pub mod vnicd;
 
 pub use assets::{Kernel, Qemu};
 pub use configured::Configured;
+pub use control::Control;
 pub use guest::{Guest, GuestBuilder, GuestProcess, Nic, Slots};
 pub use lab::Lab;
 pub use netns::{Counters, NetNs};

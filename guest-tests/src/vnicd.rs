@@ -13,9 +13,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::assets;
+use crate::control::Control;
 use crate::lab::eventually;
 use crate::netns::NetNs;
-use crate::process::{LIFETIME, Process};
+use crate::process::{LIFETIME, Output, Process};
 use crate::spawn::pass_fd;
 use crate::usage::{Spent, Usage};
 
@@ -89,9 +90,29 @@ impl Vnicd {
         self.process.lines().all()
     }
 
-    /// What `vnicctl status --json` shows, for a daemon with a control socket ([`VnicdBuilder::control`]).
+    /// Its control socket, if it has one ([`VnicdBuilder::control`]).
+    pub fn control_path(&self) -> PathBuf {
+        self.dir.path().join(CONTROL)
+    }
+
+    /// Connects to its control socket.
+    pub fn control(&self) -> Result<Control> {
+        Control::connect(&self.control_path())
+    }
+
+    /// `vnicctl` with these arguments, on its control socket; it runs until it is told to stop.
+    pub fn spawn_vnicctl(&self, args: &[&str]) -> Result<Process> {
+        vnicctl(&self.control_path(), args)
+    }
+
+    /// What `vnicctl` does with these arguments.
+    pub fn vnicctl(&self, args: &[&str]) -> Result<Output> {
+        self.spawn_vnicctl(args)?.wait_output(START)
+    }
+
+    /// What `vnicctl status --json` shows, for a daemon with a control socket.
     pub fn status(&self) -> Result<Value> {
-        status(&self.dir.path().join(CONTROL))
+        status(&self.control_path())
     }
 
     /// A counter of each queue pair of the only device.
@@ -297,10 +318,14 @@ pub fn unprivileged(ns: &NetNs, id: u32) -> Result<Command> {
 
 /// What `vnicctl status --json` shows of the daemon with this control socket.
 pub fn status(control: &Path) -> Result<Value> {
-    let mut command = Command::new(binary()?.with_file_name("vnicctl"));
-    command.arg("--control").arg(control).args(["status", "--json"]);
-    let printed = Process::spawn(command)?.wait_output(START)?.ok("vnicctl status")?;
+    let printed = vnicctl(control, &["status", "--json"])?.wait_output(START)?.ok("vnicctl status")?;
     Ok(serde_json::from_str(&printed)?)
+}
+
+fn vnicctl(control: &Path, args: &[&str]) -> Result<Process> {
+    let mut command = Command::new(binary()?.with_file_name("vnicctl"));
+    command.arg("--control").arg(control).args(args);
+    Process::spawn(command)
 }
 
 /// The daemon's binary: `VNICD`, else `vnicd` beside the test programs.

@@ -7,6 +7,7 @@
 mod client;
 pub mod desc;
 pub mod dirty_log;
+mod echo;
 mod format;
 pub mod frames;
 pub mod nic;
@@ -20,6 +21,7 @@ mod tests;
 pub use client::{Client, Reply};
 pub use desc::Desc;
 pub use dirty_log::DirtyLog;
+pub use echo::Echo;
 pub use format::{Calls, Kicks, QueueLayout, RingFormat};
 pub use nic::{Posting, ScriptedNic};
 pub use packed::{AVAIL, PackedRing, USED};

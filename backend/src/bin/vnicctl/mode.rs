@@ -76,11 +76,8 @@ fn show(lanes: &[LaneMode]) -> String {
     let is_idle = |lane: &LaneMode| lane.worker.is_none();
     for (name, lane) in fold(lanes, |lane| &lane.id, is_idle, |a, b| a.mode.setting == b.mode.setting) {
         let ModeStatus { mode, for_s, reason, .. } = &lane.mode;
-        let (since, why) = if is_idle(lane) {
-            ("-".into(), "no worker yet".into())
-        } else {
-            (span(*for_s), reason.to_string())
-        };
+        let (since, why) =
+            if is_idle(lane) { ("-".into(), "no worker yet".into()) } else { (span(*for_s), reason.to_string()) };
         table.row(vec![name, mode.to_string(), since, why, setting(&lane.mode)]);
     }
     table.to_string()

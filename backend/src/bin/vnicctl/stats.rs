@@ -138,9 +138,12 @@ mod tests {
     #[test]
     fn rates_are_counts_by_time() {
         let before = stats(10.0, json!({ "rx_segments": 100, "tx_dropped_header": 5, "burst_packets": [1, 2] }));
-        let now = stats(12.0, json!({
-            "rx_segments": 4100, "rx_bytes": 500_000, "kicks": 30, "tx_dropped_header": 25, "burst_packets": [3, 4],
-        }));
+        let now = stats(
+            12.0,
+            json!({
+                "rx_segments": 4100, "rx_bytes": 500_000, "kicks": 30, "tx_dropped_header": 25, "burst_packets": [3, 4],
+            }),
+        );
         let rates = Rates::between(&before, &now);
         assert_eq!(rates.lanes[0].per_second["rx_segments"], 2000.0);
         let text = rates.show();
