@@ -245,7 +245,7 @@ fn stats_count_and_rates_are_watched() -> Result<()> {
     ensure!(ctl(&vnicd, "stats nic0/0")?.contains("rx_bytes"));
 
     let (text, json) =
-        (vnicd.spawn_vnicctl(&["stats", "--watch", "0.1"])?, vnicd.spawn_vnicctl(&["stats", "--watch=0.1", "--json"])?);
+        (vnicd.spawn_vnicctl(&["stats", "--watch", "0.1"])?, vnicd.spawn_vnicctl(&["stats", "--watch", "--json"])?);
     let rate = |line: &str| -> Option<f64> {
         serde_json::from_str::<Value>(line).ok()?["lanes"][0]["per_second"]["tx_packets"].as_f64()
     };

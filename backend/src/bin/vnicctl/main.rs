@@ -56,12 +56,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                return fail(text::one_line(&e.to_string()));
-            }
-            e.exit();
-        }
+        Err(e) => return cannot_read(&e),
     };
     let daemon = Daemon::new(cli.control);
     let done = match cli.command {
@@ -77,6 +72,17 @@ fn main() -> ExitCode {
         Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => fail(e),
     }
+}
+
+/// Help that was asked for is no failure; help instead of a command that is missing is one.
+fn cannot_read(error: &clap::Error) -> ExitCode {
+    let is_help = !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !is_help {
+        return fail(text::one_line(&error.to_string()));
+    }
+    // Whoever stopped reading has seen enough.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn fail(why: impl std::fmt::Display) -> ExitCode {

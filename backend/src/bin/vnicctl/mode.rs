@@ -14,7 +14,7 @@ use crate::text::{Table, fold, span};
 pub(crate) enum Command {
     /// Show modes, since when and why, and who chooses them
     Show {
-        /// Of which queues
+        /// Of which queues: all, NIC, NIC/0, NIC/0/rx or NIC/0/tx
         #[arg(default_value_t)]
         target: Target,
         /// Print the daemon's answer as it came
@@ -23,7 +23,7 @@ pub(crate) enum Command {
     },
     /// Set a mode, for good or for a time
     Set {
-        /// Of which queues
+        /// Of which queues: all, NIC, NIC/0, NIC/0/rx or NIC/0/tx
         target: Target,
         /// The mode
         #[arg(value_parser = ["interrupt", "polling"])]
@@ -34,12 +34,12 @@ pub(crate) enum Command {
     },
     /// Set the other mode than the present one
     Toggle {
-        /// Of which queues
+        /// Of which queues: all, NIC, NIC/0, NIC/0/rx or NIC/0/tx
         target: Target,
     },
     /// Leave the choice to vnicd, and forget what was set
     Auto {
-        /// Of which queues
+        /// Of which queues: all, NIC, NIC/0, NIC/0/rx or NIC/0/tx
         target: Target,
     },
 }

@@ -12,15 +12,14 @@ use crate::text::Table;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Of which queues
+    /// Of which queues: all, NIC, NIC/0, NIC/0/rx or NIC/0/tx
     #[arg(default_value_t)]
     target: Target,
     /// Print JSON: the daemon's answer as it came, or with --watch an object a line with every count per second
     #[arg(long)]
     json: bool,
-    /// Print rates every so many seconds, until it is interrupted
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval,
-          allow_hyphen_values = true)]
+    /// Print rates every so many seconds, 1 unless said, until it is interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     watch: Option<Duration>,
 }
 
@@ -108,7 +107,7 @@ impl Rates {
             let whole = |name: &str| format!("{:.0}", rate(name));
             let dropped = |name: &&String| name.contains("_dropped_") && rate(name) > 0.0;
             let reasons: Vec<_> = lane.per_second.keys().filter(dropped).collect();
-            let sum: f64 = reasons.iter().map(|name| rate(name)).sum();
+            let sum = reasons.iter().fold(0.0, |sum, name| sum + rate(name));
             let (id, mode) = (lane.id.clone(), lane.mode.clone());
             let (rx, tx) = ([whole("rx_segments"), mbit("rx_bytes")], [whole("tx_segments"), mbit("tx_bytes")]);
             let cells = [id, mode].into_iter().chain(rx).chain(tx);
@@ -150,6 +149,8 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["nic0/0", "polling", "2000", "2.0", "0", "0.0", "15", "0", "10"]);
         assert_eq!(lines[2], ["nic0/0:", "tx_dropped_header", "10/s"]);
+        let idle = Rates::between(&now, &now).show();
+        assert!(idle.lines().nth(1).is_some_and(|line| line.ends_with(" 0")), "{idle}");
         // Neither a daemon that was started anew nor no time at all makes nonsense.
         let again = Rates::between(&now, &stats(12.0, json!({ "rx_segments": 7 })));
         assert_eq!(again.lanes[0].per_second["rx_segments"], 0.0);
