@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -60,6 +60,8 @@ pub fn mode_events() -> io::Result<(ModeEvents, Listener)> {
 impl ModeEvents {
     /// Tells of a change, if anybody listens.
     pub(super) fn tell(&self, event: ModeEvent) {
+        // Partner: the fence in `listen`. The change is shown before; whoever begins to listen hears of it or sees it.
+        fence(Ordering::SeqCst);
         if !self.line.is_heard.load(Ordering::Relaxed) {
             return;
         }
@@ -75,6 +77,8 @@ impl Listener {
     /// Begins or ceases to listen. What waits is forgotten.
     pub fn listen(&self, on: bool) {
         self.line.is_heard.store(on, Ordering::Relaxed);
+        // Partner: the fence in `tell`. What is shown is read after this.
+        fence(Ordering::SeqCst);
         self.line.lost.store(0, Ordering::Relaxed);
         self.take().1.for_each(drop);
     }

@@ -353,11 +353,12 @@ impl Pair {
 
     /// Shows the mode, and tells of its changes.
     fn show(&mut self, now: Time) {
+        // First: whoever hears of a change finds it shown.
+        self.gauges.show(&self.governor.state(now));
         while let Some(switch) = self.governor.take_switch() {
             tracing::debug!(queue = %self.id(), mode = %switch.to, reason = %switch.reason, "mode");
             self.events.tell(ModeEvent { id: self.id(), switch });
         }
-        self.gauges.show(&self.governor.state(now));
     }
 
     fn count(&mut self, tx: Moved, rx: Moved, start: u64, now: Time) {
