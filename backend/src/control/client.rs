@@ -1,4 +1,4 @@
-//! A client of the control socket: what it has sent and nobody has answered, and what it has not read yet. Both are bounded.
+//! A client of the control socket: what it sent that is not answered yet, and what it has not read yet, both bounded.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -57,7 +57,7 @@ impl Door {
         }
     }
 
-    /// Leaves clients waiting, for a moment or until it is opened. Otherwise the loop would be told of them over and over.
+    /// Leaves clients waiting, for a moment or until it is opened: the loop would be told of them over and over.
     pub(super) fn shut(&mut self, ops: &mut EventOps) {
         if std::mem::take(&mut self.is_open) {
             let _ = ops.remove(Events::empty(&self.listening.listener));
