@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// The output could not be written.
     #[error("cannot print: {0}")]
     Output(io::Error),
+    /// The screen cannot be shown.
+    #[error("{0}")]
+    Top(String),
 }
 
 /// A daemon. Each question has a connection of its own: none is kept that the daemon might want for somebody else.

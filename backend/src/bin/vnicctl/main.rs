@@ -9,12 +9,14 @@ mod mode;
 mod stats;
 mod status;
 mod text;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 use vnicd::control::DEFAULT_PATH;
 
@@ -51,6 +53,8 @@ enum Command {
     Stats(stats::Args),
     /// Print a line for each change of a mode, until it is interrupted
     Events(events::Args),
+    /// Show modes, rates and latencies of all queues, second by second
+    Top(top::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Command::Mode(command) => mode::run(&daemon, command),
         Command::Stats(args) => stats::run(&daemon, &args),
         Command::Events(args) => events::run(&daemon, &args),
+        Command::Top(options) => show_top(&options, daemon),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +77,11 @@ fn main() -> ExitCode {
         Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => fail(e),
     }
+}
+
+fn show_top(options: &top::Options, daemon: Daemon) -> Result<(), Error> {
+    let status = move || daemon.ask_for("status", Value::Null).map_err(|e| e.to_string());
+    client::print(&top::run(options, status).map_err(Error::Top)?)
 }
 
 /// Help that was asked for is no failure; help instead of a command that is missing is one.
