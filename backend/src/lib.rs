@@ -11,6 +11,7 @@ pub mod control;
 pub mod device;
 pub mod frontend;
 pub mod memory;
+pub mod metrics;
 pub mod mode;
 pub mod nic;
 pub mod offload;

@@ -19,6 +19,7 @@ use vnicd::cli::Cli;
 use vnicd::config::{Config, LogFormat};
 use vnicd::control::ControlServer;
 use vnicd::device::{Device, EventLoop, Links, Shared};
+use vnicd::metrics::{self, MetricsServer};
 use vnicd::opener::{self, ListenRequest};
 use vnicd::worker::mode_events;
 
@@ -64,6 +65,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
         None => None,
     };
+    let metrics = config.metrics.map(|address| metrics::bind(address.0)).transpose()?;
     let (events, listener) = mode_events()?;
     let shared = Shared { events, workers: Arc::default() };
     let open = |device| Device::open(device, &shared);
@@ -76,6 +78,9 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     }
     let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
     events.add_subscriber(Box::new(Links::watch(nics.clone())?));
+    if let Some(listener) = metrics {
+        events.add_subscriber(Box::new(MetricsServer::new(listener, nics.clone())?));
+    }
     if let Some(listening) = control {
         events.add_subscriber(Box::new(ControlServer::new(listening, nics, listener)?));
     }

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod metrics;
 mod values;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::{DeviceName, Moderation, Threads};
 
+pub use metrics::MetricsAddress;
 pub use values::{CpuList, Mac, SocketGroup, SocketMode, UplinkSpec};
 
 /// The daemon's configuration.
@@ -36,6 +38,15 @@ pub struct Config {
     /// Answer vnicctl on this Unix socket
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Give Prometheus metrics on this port, such as 127.0.0.1:9477, at /metrics
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<MetricsAddress>,
+
+    /// Let --metrics have an address that other machines can reach
+    #[arg(long)]
+    #[serde(default)]
+    pub metrics_public: bool,
 
     /// What to log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "LEVEL", default_value = DEFAULT_LOG)]
@@ -192,6 +203,9 @@ pub enum ConfigError {
     /// No device at all.
     #[error("the configuration has no [[device]]: add one with a socket-path")]
     NoDevice,
+    /// Metrics cannot be given so.
+    #[error("{0}")]
+    Metrics(String),
     /// Two devices want the same thing.
     #[error("devices '{first}' and '{second}' both use {what}: give each its own")]
     Shared {
@@ -227,6 +241,7 @@ impl Config {
         if self.devices.is_empty() {
             return Err(ConfigError::NoDevice);
         }
+        metrics::check(self.metrics, self.metrics_public).map_err(ConfigError::Metrics)?;
         for (n, device) in self.devices.iter().enumerate() {
             device.check()?;
             for other in &self.devices[..n] {
@@ -340,6 +355,9 @@ mod tests {
             ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 100000 is not below enter-pps = 5"),
             ("[[device]]\nfd = 3\n[device.interrupts]\ncoalesce-frames = 5\n", "needs a coalesce-us"),
             ("[[device]]\nfd = 3\n[device.interrupts]\nurgent-priorities = '9'\n", ":4: '9' is no range"),
+            ("metrics = ':9'\n[[device]]\nfd = 3\n", ":1: ':9' is no address and port"),
+            ("metrics = '[::]:9'\n[[device]]\nfd = 3\n", "--metrics [::]:9 lets other machines in"),
+            ("metrics-public = true\n[[device]]\nfd = 3\n", "--metrics-public means nothing"),
             ("[[device]]\nfd = 3\n[device.governor]\nenter-ppm = 5\n", ":4: unknown field `enter-ppm`"),
             ("[[device]]\nfd = 3\nsocket-mode = '660'\n", "--socket-mode means nothing with --fd"),
             (
