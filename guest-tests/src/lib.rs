@@ -42,6 +42,7 @@ pub mod tools;
 pub mod transfer;
 pub mod usage;
 pub mod vnicd;
+pub mod watch;
 
 pub use assets::{Kernel, Qemu};
 pub use configured::Configured;
@@ -53,3 +54,4 @@ pub use process::{Output, Process, Signal};
 pub use transfer::Side;
 pub use usage::{Spent, Usage};
 pub use vnicd::Vnicd;
+pub use watch::{Lane, Watch};

@@ -19,6 +19,7 @@ use crate::netns::NetNs;
 use crate::process::{LIFETIME, Output, Process};
 use crate::spawn::pass_fd;
 use crate::usage::{Spent, Usage};
+use crate::watch::Watch;
 
 /// How long the daemon may take until it listens.
 const START: Duration = Duration::from_secs(10);
@@ -113,6 +114,11 @@ impl Vnicd {
     /// What `vnicctl status --json` shows, for a daemon with a control socket.
     pub fn status(&self) -> Result<Value> {
         status(&self.control_path())
+    }
+
+    /// Connects to its control socket to look at modes and counters.
+    pub fn watch(&self) -> Result<Watch> {
+        Watch::connect(&self.control_path())
     }
 
     /// A counter of each queue pair of the only device.

@@ -31,6 +31,7 @@ pub struct Rig {
     pub ns: NetNs,
     uplink: String,
     client: bool,
+    options: Vec<String>,
     dir: TempDir,
     _alone: MutexGuard<'static, ()>,
 }
@@ -38,27 +39,33 @@ pub struct Rig {
 impl Rig {
     /// A daemon that listens.
     pub fn new(uplink: &str) -> Result<Self> {
-        Self::with(uplink, false)
+        Self::with(uplink, false, &[])
     }
 
     /// A daemon that connects, as soon as somebody listens.
     pub fn client(uplink: &str) -> Result<Self> {
-        Self::with(uplink, true)
+        Self::with(uplink, true, &[])
     }
 
-    fn with(uplink: &str, client: bool) -> Result<Self> {
+    /// A daemon that listens and has more options.
+    pub fn with_options(uplink: &str, options: &[&str]) -> Result<Self> {
+        Self::with(uplink, false, options)
+    }
+
+    fn with(uplink: &str, client: bool, options: &[&str]) -> Result<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let ns = NetNs::new()?;
         ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         let dir = tempfile::tempdir()?;
-        let vnicd = start(&ns, dir.path(), uplink, client)?;
-        Ok(Self { vnicd, ns, uplink: uplink.into(), client, dir, _alone: alone })
+        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let vnicd = start(&ns, dir.path(), uplink, client, &options)?;
+        Ok(Self { vnicd, ns, uplink: uplink.into(), client, options, dir, _alone: alone })
     }
 
     /// Starts another daemon in the place of one that has ended.
     pub fn restart(&mut self) -> Result<()> {
-        self.vnicd = start(&self.ns, self.dir.path(), &self.uplink, self.client)?;
+        self.vnicd = start(&self.ns, self.dir.path(), &self.uplink, self.client, &self.options)?;
         Ok(())
     }
 
@@ -250,8 +257,8 @@ fn control(dir: &Path) -> PathBuf {
     dir.join("control")
 }
 
-fn start(ns: &NetNs, dir: &Path, uplink: &str, client: bool) -> Result<Vnicd> {
-    let builder = Vnicd::builder(ns).uplink(uplink).socket_path(dir.join("socket"));
+fn start(ns: &NetNs, dir: &Path, uplink: &str, client: bool, options: &[String]) -> Result<Vnicd> {
+    let builder = Vnicd::builder(ns).uplink(uplink).socket_path(dir.join("socket")).args(options);
     let builder = builder.arg("--control").arg(control(dir));
     if client { builder.client().start() } else { builder.start() }
 }
