@@ -201,16 +201,14 @@ impl Rx {
         match self {
             Self::Tap(tap) => tap.attach(takes),
             Self::Discard | Self::Generate(_) => Ok(()),
+            // Whoever sends may go on for a while after this half was detached: what lies here by the time it is attached
+            // again may be another guest's.
             Self::Wire(wire) => {
-                if takes.is_none() {
-                    wire.empty();
-                }
+                wire.empty();
                 Ok(())
             }
             Self::Piped(piped) => {
-                if takes.is_none() {
-                    piped.wire.empty();
-                }
+                piped.wire.empty();
                 piped.beside.attach(takes)
             }
         }
