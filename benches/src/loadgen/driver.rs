@@ -12,11 +12,13 @@ use super::frame::{Frames, NET_HEADER, Stamp};
 use super::outcome::{Counts, Found};
 use super::peer::thread_cpu;
 use super::returns::Returns;
-use super::schedule::Schedule;
+use super::schedule::{Rate, Schedule};
 use super::session::{Queue, QueuePair};
 
 /// Most packets between two looks at the clock and the rings.
 const BATCH: u16 = 64;
+/// An iteration of the loop that took longer, in nanoseconds, did not have its CPU all the time.
+const STALL_NS: u64 = 200_000;
 /// How long what is out may stay out without any progress, once nothing more is due.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -36,6 +38,8 @@ pub struct Driver {
     /// Number of the next packet sent.
     next: u64,
     returns: Returns,
+    /// Packets that were due before are not clocked.
+    clocked_from: u64,
     found: Found,
 }
 
@@ -60,6 +64,7 @@ impl Driver {
             laid_out: vec![0; slots].into(),
             next: 0,
             returns: Returns::default(),
+            clocked_from: 0,
             found: Found::default(),
             pair,
             config,
@@ -101,6 +106,7 @@ impl Driver {
     pub fn run(mut self) -> Result<Found> {
         let end = self.config.duration.as_nanos() as u64;
         let mut settled_at = Some(self.config.settling.as_nanos() as u64).filter(|ns| *ns > 0);
+        let mut looked = None;
         let cpu = thread_cpu();
         let _ = self.pair.rx.calls() + self.pair.tx.calls();
         self.epoch = Instant::now();
@@ -110,14 +116,20 @@ impl Driver {
             if now >= end {
                 break;
             }
+            if looked.replace(now).is_some_and(|before| now - before > STALL_NS) {
+                self.stall();
+            }
             if settled_at.is_some_and(|at| now >= at) {
                 settled_at = None;
                 self.found.forget_clocks();
             }
+            self.catch_up(now);
             let sent = self.send_due(now)?;
             if !got && !sent {
                 let due = if self.pair.tx.ring.room() > 0 { self.schedule.due(now) } else { end };
                 self.idle(due.min(end), false)?;
+                // However long it slept.
+                looked = None;
             }
         }
         self.found.counts.unsent = self.schedule.clone().left_before(end);
@@ -128,6 +140,24 @@ impl Driver {
             bail!("the device says that a ring is broken; its log says why");
         }
         Ok(self.found)
+    }
+
+    /// This thread had no CPU for a while. What was due meanwhile is not clocked, nor what is until that is made up for: it
+    /// would show what the machine did, not what the device does.
+    #[cold]
+    fn stall(&mut self) {
+        self.found.counts.stalls += 1;
+        self.clocked_from = u64::MAX;
+    }
+
+    /// Clocks packets again once nothing is late.
+    fn catch_up(&mut self, now: u64) {
+        if self.clocked_from == u64::MAX {
+            let due = self.schedule.due(now);
+            if due > now || self.config.rate == Rate::Max {
+                self.clocked_from = due;
+            }
+        }
     }
 
     fn now(&self) -> u64 {
@@ -143,7 +173,9 @@ impl Driver {
                 break;
             }
             self.send_one(due);
-            self.found.lateness.record(now - due);
+            if due >= self.clocked_from {
+                self.found.lateness.record(now - due);
+            }
             self.schedule.advance();
         }
         self.publish_tx()
@@ -181,8 +213,9 @@ impl Driver {
         while let Some(used) = ring.take()? {
             counts.taken += 1;
             counts.taken_bytes += u64::from(ring.len_of(used.slot)) - NET_HEADER as u64;
-            if self.config.way != Way::Rx {
-                self.found.taken.record(now.saturating_sub(self.dues[usize::from(used.slot)]));
+            let due = self.dues[usize::from(used.slot)];
+            if self.config.way != Way::Rx && due >= self.clocked_from {
+                self.found.taken.record(now.saturating_sub(due));
             }
         }
         if self.config.mode == Mode::Always {
@@ -202,7 +235,7 @@ impl Driver {
             self.returns.add(ring, used);
             ring.offer(ring.config().buffer_len);
             if let Some(judged) = self.returns.judge_whole() {
-                judged.note(&mut self.found, now);
+                judged.note(&mut self.found, now, self.clocked_from);
             }
         }
         let published = self.pair.rx.ring.publish();

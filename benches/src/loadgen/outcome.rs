@@ -41,6 +41,8 @@ pub struct Counts {
     pub calls: u64,
     /// Times the driver slept.
     pub sleeps: u64,
+    /// Times the driver had no CPU for a while; what was due then is not clocked.
+    pub stalls: u64,
 }
 
 impl AddAssign for Counts {
@@ -57,6 +59,7 @@ impl AddAssign for Counts {
         self.kicks_suppressed += other.kicks_suppressed;
         self.calls += other.calls;
         self.sleeps += other.sleeps;
+        self.stalls += other.stalls;
     }
 }
 

@@ -26,16 +26,18 @@ pub(super) enum Judged {
 }
 
 impl Judged {
-    /// Counts a frame that came `now`.
+    /// Counts a frame that came `now`, and clocks it if it was due at `clocked_from` or later.
     #[inline]
-    pub(super) fn note(self, found: &mut Found, now: u64) {
+    pub(super) fn note(self, found: &mut Found, now: u64, clocked_from: u64) {
         match self {
             Self::Corrupt => found.counts.corrupt += 1,
             Self::Good { due, len, late } => {
                 found.counts.received += 1;
                 found.counts.received_bytes += len as u64;
                 found.counts.out_of_order += u64::from(late);
-                found.returned.record(now.saturating_sub(due));
+                if due >= clocked_from {
+                    found.returned.record(now.saturating_sub(due));
+                }
             }
         }
     }

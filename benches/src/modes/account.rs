@@ -62,7 +62,7 @@ impl Account {
         text + &format!("\n{}", columns(&rows))
     }
 
-    fn loads(&self) -> Vec<[String; 10]> {
+    fn loads(&self) -> Vec<[String; 11]> {
         let header = [
             "",
             "packets/s",
@@ -74,6 +74,7 @@ impl Account {
             "kicks/packet",
             "calls/packet",
             "lost",
+            "client's stalls",
         ];
         let mut rows = vec![header.map(String::from)];
         for point in self.points.iter() {
@@ -96,6 +97,7 @@ impl Account {
                     cell(4, |s| s.kicks),
                     cell(4, |s| s.calls),
                     cell(0, |s| s.lost),
+                    cell(0, |s| s.stalls),
                 ]);
             }
         }

@@ -47,6 +47,8 @@ pub struct Sample {
     pub calls: f64,
     /// Packets that did not come back.
     pub lost: f64,
+    /// Times the client had no CPU for a while; what was due then is not clocked.
+    pub stalls: f64,
 }
 
 impl Sample {
@@ -65,6 +67,7 @@ impl Sample {
             kicks: counts.kicks as f64 / packets,
             calls: counts.calls as f64 / packets,
             lost: outcome.lost as f64,
+            stalls: counts.stalls as f64,
         })
     }
 }
