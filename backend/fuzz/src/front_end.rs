@@ -17,7 +17,7 @@ use vnicd::frontend::{Outcome, Server};
 use vnicd::nic::{Nic, NicSetup};
 use vnicd::offload::Offloads;
 use vnicd::uplink::{DiscardTx, GenerateRx, Rx, Tx, loopback_pair};
-use vnicd::worker::{Message as ToWorker, QueueId};
+use vnicd::worker::{Message as ToWorker, QueueId, mode_events};
 
 use crate::guest::memfd;
 use crate::message::{Body, Fd, MEMORY, Message, Region};
@@ -99,13 +99,18 @@ impl Prelude {
     }
 }
 
+fn loopback() -> (Tx, Rx) {
+    let (tx, rx) = loopback_pair();
+    (Tx::Wire(tx), Rx::Wire(rx))
+}
+
 /// The NIC that all cases meet: one pair that discards and generates, one that sends back.
 fn nic() -> &'static Arc<Nic> {
     static NIC: OnceLock<Arc<Nic>> = OnceLock::new();
     NIC.get_or_init(|| {
         let nic = Nic::new(NicSetup {
             name: "fuzz".parse().unwrap(),
-            uplinks: vec![(Tx::Discard(DiscardTx::new(true)), Rx::Generate(GenerateRx::new(100))), loopback_pair()],
+            uplinks: vec![(Tx::Discard(DiscardTx::new(true)), Rx::Generate(GenerateRx::new(100))), loopback()],
             uplink: "test uplinks".into(),
             interface: None,
             uplink_mac: None,
@@ -114,10 +119,15 @@ fn nic() -> &'static Arc<Nic> {
             offloads: Offloads::ALL,
             max_queue_size: 1024,
             cpus: Vec::new(),
-            mode: Default::default(),
+            threads: Default::default(),
+            workers: Default::default(),
+            policy: Default::default(),
+            moderation: Default::default(),
+            // Nobody listens.
+            events: mode_events().unwrap().0,
         });
         for pair in 0..nic.rings() / 2 {
-            nic.start_worker(pair).unwrap();
+            nic.start_worker(QueueId::pair(nic.name(), pair)).unwrap();
         }
         Arc::new(nic)
     })
@@ -161,10 +171,10 @@ fn nothing_is_left(nic: &Nic) {
     assert!(nic.front_end().is_none());
     for index in 0..nic.rings() {
         let id = QueueId::of_ring(nic.name(), index);
-        let worker = nic.worker(id.pair).expect("the worker was given up");
-        let base = worker.ask(|answer| ToWorker::RingDown(id, answer)).unwrap();
+        let worker = nic.worker(id).expect("the worker was given up");
+        let base = worker.ask(id, ToWorker::RingDown).unwrap();
         assert_eq!(base, None, "{id} still runs");
-        let memory = worker.ask(|answer| ToWorker::MemoryTable(Arc::default(), answer)).unwrap();
+        let memory = worker.ask(id, |answer| ToWorker::MemoryTable(Arc::default(), answer)).unwrap();
         assert!(memory.is_empty(), "{id} still has guest memory");
     }
 }
