@@ -1,7 +1,7 @@
 //! A pair goes from polling to waiting and back: whoever ends the sleep of one ring ends that of both.
 //!
 //! The loop is `Worker::{run, move_packets}` in `backend/src/worker/run.rs`, the pair's part `Pair::{round,
-//! before_sleep, change_interrupt, woke}` in `backend/src/worker/pair.rs`, and what comes next `Governor::verdict` in
+//! before_sleep, change_interrupt, woke}` in `backend/src/worker/pair/`, and what comes next `Governor::verdict` in
 //! `backend/src/mode/governor/mod.rs`; polling ends after some rounds. A rest, which a time-out ends, is an empty
 //! round here. The uplink holds frames for which buffers are missing, and its own wake-ups are not needed.
 

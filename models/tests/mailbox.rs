@@ -1,7 +1,7 @@
 //! The mailbox: no message stays unread while the worker sleeps, and a ring that stopped is not touched any more.
 //!
 //! `put` and `take` are those of `backend/src/worker/mailbox.rs`, the rounds those of `backend/src/worker/run.rs`; the
-//! answer to `RingDown` is given by `Pair::handle` in `backend/src/worker/pair.rs`. The worker sleeps on the eventfd as
+//! answer to `RingDown` is given by `Pair::handle` in `backend/src/worker/pair/`. The worker sleeps on the eventfd as
 //! `backend/src/worker/wakeups.rs` adds it: edge-triggered and never read.
 
 #![forbid(unsafe_code)]

@@ -2,7 +2,7 @@
 //!
 //! The device is `SplitRing::{complete, publish, needs_call}` in `backend/src/ring/split.rs` as `Queue::{publish,
 //! call_for_published, release_calls}` in `backend/src/worker/queue.rs` use them: after each round, or after several
-//! where calls are held (`Pair::call_drivers` in `backend/src/worker/pair.rs`). The driver works off a burst with
+//! where calls are held (`Pair::call_drivers` in `backend/src/worker/pair/`). The driver works off a burst with
 //! calls off and asks for the next call when nothing is left, as virtio 1.3, 2.7.14 advises, with the barrier and the
 //! second look that it shows; what it may ask for stands in 2.7.7.1.
 

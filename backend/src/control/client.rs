@@ -103,9 +103,14 @@ impl Client {
         self.is_subscribed
     }
 
+    /// Whether it has read enough for another line to be kept for it.
+    pub(super) fn has_room_for(&self, line: &str) -> bool {
+        self.output.len() + line.len() <= MAX_UNREAD
+    }
+
     /// Keeps an event for it, or counts it as lost.
     pub(super) fn tell(&mut self, event: &str) {
-        if self.output.len() + event.len() > MAX_UNREAD {
+        if !self.has_room_for(event) {
             self.lose(1);
             return;
         }

@@ -44,8 +44,8 @@ fn of_device(device: &Nic) -> impl Iterator<Item = MapEntry> {
         let (pair, direction) = (lane.id.pair, lane.id.direction);
         MapEntry {
             id: lane.id.to_string(),
-            worker: worker.as_ref().map(|worker| worker.name().into()),
-            thread_id: worker.as_ref().map(|worker| worker.thread_id()),
+            worker: worker.as_ref().map(|worker| worker.name.clone()),
+            thread_id: worker.as_ref().map(|worker| worker.thread_id),
             cpu: lane.cpu,
             processor_cpu: lane.processor_cpu,
             rx_ring: (direction != Direction::Tx).then_some(pair * 2),

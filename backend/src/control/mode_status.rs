@@ -21,7 +21,7 @@ pub struct LaneMode {
 
 impl LaneMode {
     pub(super) fn of(lane: &Lane) -> Self {
-        let worker = lane.worker().map(|worker| worker.name().into());
+        let worker = lane.worker().map(|worker| worker.name);
         Self { id: lane.id.to_string(), worker, mode: ModeStatus::of(lane.gauges.read(), worker::now()) }
     }
 }
@@ -49,6 +49,12 @@ pub struct ModeStatus {
     pub draining_s: f64,
     /// Seconds polling so far.
     pub polling_s: f64,
+    /// Segments a second over the rate window, when the worker last looked.
+    #[serde(default)]
+    pub pps: u64,
+    /// Bits a second over the rate window, when the worker last looked.
+    #[serde(default)]
+    pub bits_per_second: u64,
     /// How long polling may find nothing before it ends, in `auto`, in microseconds.
     pub polling_window_us: f64,
 }
@@ -68,6 +74,8 @@ impl ModeStatus {
             waiting_s: seconds(state.waiting_ns),
             draining_s: seconds(state.draining_ns),
             polling_s: seconds(state.polling_ns),
+            pps: state.pps,
+            bits_per_second: state.bits_per_second,
             polling_window_us: state.polling_window_ns as f64 / 1e3,
         }
     }

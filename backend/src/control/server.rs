@@ -148,7 +148,13 @@ impl ControlServer {
         let subscribers: Vec<_> = self.clients.iter().filter(|(_, c)| c.is_subscribed()).map(|(fd, _)| *fd).collect();
         for fd in subscribers {
             let Some(mut client) = self.clients.remove(&fd) else { continue };
-            lines.iter().for_each(|line| client.tell(line));
+            for line in &lines {
+                if !client.has_room_for(line) {
+                    // It may be about to read.
+                    let _ = client.send();
+                }
+                client.tell(line);
+            }
             client.lose(lost);
             let wanted = client.send();
             self.put_back(fd, client, wanted, ops);

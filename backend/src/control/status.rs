@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::nic::{FeatureNames, Lane, Nic};
-use crate::worker::{self, Direction, QueueId};
+use crate::worker::{self, Direction};
 
 use super::ModeStatus;
 
@@ -38,7 +38,7 @@ pub struct DeviceStatus {
     pub queue_pairs: u16,
 }
 
-/// A queue pair.
+/// A queue pair, or one direction of it where each has a worker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct PairStatus {
     /// Its name.
@@ -69,14 +69,17 @@ impl Status {
 impl DeviceStatus {
     fn of(device: &Nic) -> Self {
         let front_end = device.front_end();
-        let started = |id: QueueId| front_end.as_ref().is_some_and(|f| f.started.contains(&id));
+        let started = |lane: &Lane, direction| {
+            let id = lane.id.with(direction);
+            lane.id.covers(id) && front_end.as_ref().is_some_and(|f| f.started.contains(&id))
+        };
         let now = worker::now();
         let pair = |lane: &Lane| {
             lane.worker().map(|worker| PairStatus {
                 id: lane.id.to_string(),
-                rx_started: started(lane.id.with(Direction::Rx)),
-                tx_started: started(lane.id.with(Direction::Tx)),
-                worker: worker.name().into(),
+                rx_started: started(lane, Direction::Rx),
+                tx_started: started(lane, Direction::Tx),
+                worker: worker.name,
                 cpu: lane.cpu,
                 mode: ModeStatus::of(lane.gauges.read(), now),
                 counters: serde_json::to_value(&*lane.counters).unwrap_or(Value::Null),

@@ -84,7 +84,7 @@ impl Client {
                 }
             }
             Phase::Goodbye(left) => match (self.stream.read(&mut bytes)?, *left) {
-                (1.., 1..) => *left = left.saturating_sub(bytes.len()),
+                (read @ 1.., 1..) => *left = left.saturating_sub(read),
                 _ => return Ok(Next::Drop),
             },
         }

@@ -106,8 +106,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             mode: Setting::Auto,
-            enter_pps: 200_000,
-            leave_pps: 100_000,
+            enter_pps: 400_000,
+            leave_pps: 200_000,
             rate_window_ms: 50,
             min_idle_spin_us: 0,
             max_idle_spin_us: 500,
@@ -210,7 +210,7 @@ mod tests {
     fn mistakes_are_named_with_the_mend() {
         for (text, says) in [
             ("enter-pps = 0", "enter-pps = 0 is not between 1 and 4294967295: to poll at any rate, set mode"),
-            ("leave-pps = 200000", "leave-pps = 200000 is not below enter-pps = 200000: half of"),
+            ("leave-pps = 400000", "leave-pps = 400000 is not below enter-pps = 400000: half of"),
             ("enter-pps = 10\nleave-pps = 20", "leave-pps = 20 is not below enter-pps = 10"),
             ("rate-window-ms = 0", "rate-window-ms = 0 is not between 1 and 10000: a rate needs a time"),
             ("rate-window-ms = -5", "`-5`"),

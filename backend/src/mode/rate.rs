@@ -54,13 +54,9 @@ impl<const K: usize> Sliding<K> {
         }
     }
 
-    /// The amounts a second.
-    pub(super) fn per_second(&self, now: Time) -> [u64; K] {
-        let mut then = self.clone();
-        let sums = *then.add(now, [0; K]);
-        let filled_ns = then.width_ns.saturating_sub(then.end.since_ns(now));
-        let covered_ns = u128::from(then.width_ns * FULL_BUCKETS + filled_ns);
-        sums.map(|sum| (u128::from(sum) * 1_000_000_000 / covered_ns) as u64)
+    /// The sums as of the last time that something was added.
+    pub(super) fn sums(&self) -> [u64; K] {
+        self.sums
     }
 }
 
@@ -109,9 +105,11 @@ impl Rate {
         self.is_far_above
     }
 
-    /// Segments and bits a second.
-    pub(super) fn per_second(&self, now: Time) -> (u64, u64) {
-        let [segments, bytes] = self.sums.per_second(now);
+    /// Segments and bits a second, as of the last round.
+    pub(super) fn per_second(&self) -> (u64, u64) {
+        // Half of the bucket that is being filled is past the window, on average.
+        let window_us = (self.sums.width_ns * (2 * FULL_BUCKETS + 1) / 2000).max(1);
+        let [segments, bytes] = self.sums.sums().map(|sum| sum.saturating_mul(1_000_000) / window_us);
         (segments, bytes.saturating_mul(8))
     }
 }
@@ -157,7 +155,7 @@ mod tests {
                 now += 1_000_000_000 / pps;
                 rate.add(Time::from_nanos(now), 1, 100);
             }
-            (rate.is_high(), rate.per_second(Time::from_nanos(now)))
+            (rate.is_high(), rate.per_second())
         };
         assert!(!steady(&mut rate, 900).0);
         assert!(steady(&mut rate, 1010).0);

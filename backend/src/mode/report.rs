@@ -42,7 +42,7 @@ pub enum Uplink {
     Down,
 }
 
-/// Readings of the worker thread's own clocks since it began (getrusage(2) with `RUSAGE_THREAD`).
+/// Readings of the worker thread's own clocks since it began (`CLOCK_THREAD_CPUTIME_ID`, getrusage(2) with `RUSAGE_THREAD`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time that the thread has had, user and system.

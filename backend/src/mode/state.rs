@@ -117,9 +117,9 @@ pub struct State {
     pub draining_ns: u64,
     /// Time polling so far, in nanoseconds.
     pub polling_ns: u64,
-    /// Segments a second, both directions, over the rate window.
+    /// Segments a second, both directions, over the rate window before the last round.
     pub pps: u64,
-    /// Bits a second, both directions, over the rate window.
+    /// Bits a second, both directions, over the rate window before the last round.
     pub bits_per_second: u64,
     /// How long polling may find nothing before it ends, in `auto`, in nanoseconds.
     pub polling_window_ns: u64,

@@ -24,6 +24,15 @@ pub struct Lane {
     state: Mutex<LaneState>,
 }
 
+/// What a worker is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerName {
+    /// Its name, which its thread bears as far as it fits.
+    pub name: String,
+    /// The kernel's id of its thread.
+    pub thread_id: i32,
+}
+
 #[derive(Debug)]
 pub(super) enum LaneState {
     /// No front end has started a ring of it yet.
@@ -69,14 +78,19 @@ impl Lane {
     /// The way to its worker, if it has one.
     #[must_use]
     pub fn mailbox(&self) -> Option<Arc<Mailbox>> {
-        self.worker().map(|worker| worker.mailbox().clone())
+        self.of_worker(|worker| worker.mailbox().clone())
     }
 
     /// Its worker, if it has one.
     #[must_use]
-    pub fn worker(&self) -> Option<Arc<WorkerHandle>> {
+    pub fn worker(&self) -> Option<WorkerName> {
+        self.of_worker(|worker| WorkerName { name: worker.name().into(), thread_id: worker.thread_id() })
+    }
+
+    /// What `get` takes of its worker. Not the worker itself: whoever has it last waits for its end.
+    fn of_worker<T>(&self, get: impl FnOnce(&WorkerHandle) -> T) -> Option<T> {
         match &*self.state() {
-            LaneState::Running(worker, _) => Some(worker.clone()),
+            LaneState::Running(worker, _) => Some(get(worker)),
             LaneState::Idle(_) | LaneState::Failed => None,
         }
     }

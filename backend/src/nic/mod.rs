@@ -19,7 +19,7 @@ use self::lane::{Idle, LaneState};
 pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
 pub use front_end::FrontEnd;
-pub use lane::Lane;
+pub use lane::{Lane, WorkerName};
 pub use modes::OrderError;
 
 use crate::mode::Policy;
@@ -265,8 +265,12 @@ impl Nic {
         if let Some(lane) = self.lane(ring) {
             tracing::error!(queue = %lane.id, "the worker is given up; restart vnicd to use it again");
             // A worker that still runs is told to end, and waited for a moment, outside the lock.
-            let worker = std::mem::replace(&mut *lane.state(), LaneState::Failed);
-            drop(worker);
+            let state = std::mem::replace(&mut *lane.state(), LaneState::Failed);
+            if let LaneState::Running(worker, _) = &state {
+                // It may have other lanes to go on with.
+                worker.mailbox().release(lane.id);
+            }
+            drop(state);
         }
     }
 

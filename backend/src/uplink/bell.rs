@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 #[derive(Debug)]
 pub(super) struct Bell {
     is_set: AtomicBool,
-    /// None if the kernel gave none: then nobody is woken, and packets wait for the next message or time-out.
+    /// None if the kernel gave none: then nobody is woken, and frames wait for whatever else wakes the other thread.
     fd: Option<OwnedFd>,
 }
 

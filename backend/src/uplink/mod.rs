@@ -7,6 +7,7 @@ mod bell;
 mod byte_sum;
 mod discard;
 mod generate;
+mod pipe;
 mod tap;
 mod tx_burst;
 mod wire;
@@ -19,6 +20,7 @@ use crate::offload::{NetHeader, Offloads};
 
 pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
+pub use pipe::{Piped, Valve};
 pub use tap::{TapRx, TapTx, tap_pairs};
 pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
 pub use wire::{WireRx, WireTx, loopback_pair, wire};
@@ -72,15 +74,6 @@ pub enum Rx {
     Wire(WireRx),
     /// What comes over a wire from the thread that has the uplink.
     Piped(Piped),
-}
-
-/// The end of a wire from the thread that has the uplink, and a way to attach that uplink.
-#[derive(Debug)]
-pub struct Piped {
-    /// The wire.
-    pub wire: WireRx,
-    /// Beside the half that receives.
-    pub beside: Box<Rx>,
 }
 
 /// What receives frames one by one.
@@ -151,6 +144,12 @@ impl Tx {
         }
     }
 
+    /// Whether room to send shows itself by [`Tx::room_fd`], and not in that [`Rx::fd`] is writable.
+    #[must_use]
+    pub fn tells_of_room(&self) -> bool {
+        matches!(self, Self::Wire(_))
+    }
+
     /// Prepares for a thread of its own, beside the one that receives.
     pub fn part(&self) {
         if let Self::Wire(wire) = self {
@@ -182,6 +181,14 @@ impl Rx {
         }
     }
 
+    /// Forgets the frames that lie in this process.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Wire(wire) => wire.empty(),
+            Self::Tap(_) | Self::Discard | Self::Generate(_) | Self::Piped(_) => {}
+        }
+    }
+
     /// Receives a frame into private memory, all of it in `rest`.
     pub fn receive_private(&mut self) -> Received<'_> {
         match self {
@@ -207,10 +214,7 @@ impl Rx {
                 wire.empty();
                 Ok(())
             }
-            Self::Piped(piped) => {
-                piped.wire.empty();
-                piped.beside.attach(takes)
-            }
+            Self::Piped(piped) => piped.attach(takes),
         }
     }
 }

@@ -58,6 +58,8 @@ struct Fate {
 #[derive(Debug)]
 pub struct WireTx {
     wire: Arc<Wire>,
+    /// The frames of a burst, before they are put on the wire.
+    own: Stretch,
     /// Frames come back to their sender: their MAC addresses are swapped.
     comes_back: bool,
 }
@@ -76,7 +78,7 @@ pub struct WireRx {
 pub fn wire() -> (WireTx, WireRx) {
     let wire = Arc::default();
     let rx = WireRx { wire: Arc::clone(&wire), stretch: Stretch::default(), at: 0 };
-    (WireTx { wire, comes_back: false }, rx)
+    (WireTx { wire, own: Stretch::default(), comes_back: false }, rx)
 }
 
 /// A test uplink: a wire that returns every frame to the guest that sent it, with its MAC addresses swapped.
@@ -97,6 +99,22 @@ impl Wire {
 }
 
 impl Stretch {
+    fn size(&self) -> (usize, usize) {
+        (self.frames, self.bytes.len())
+    }
+
+    /// Takes all frames of `other`, to come after its own.
+    fn take_from(&mut self, other: &mut Self) {
+        if self.frames == 0 {
+            std::mem::swap(self, other);
+        } else {
+            self.bytes.extend_from_slice(&other.bytes);
+            self.frames += other.frames;
+        }
+        other.bytes.clear();
+        other.frames = 0;
+    }
+
     fn is_full(&self) -> bool {
         self.frames >= MAX_FRAMES || self.bytes.len() >= MAX_BYTES
     }
@@ -115,26 +133,29 @@ impl Stretch {
 
 impl WireTx {
     pub(super) fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
-        let mut stretch = self.wire.lock();
-        let was_empty = stretch.frames == 0;
+        // Guest memory is read before the lock is taken: it may be slow to come, and the other half is not to wait for it.
+        let (frames, bytes) = self.wire.lock().size();
         let mut progress = burst.each(|frame| {
-            if stretch.is_full() {
+            if frames + self.own.frames >= MAX_FRAMES || bytes + self.own.bytes.len() >= MAX_BYTES {
                 return Sent::Full;
             }
             if frame.len < 2 * MAC_LEN {
                 return Sent::Refused;
             }
-            stretch.begin(frame.header, frame.len);
-            let start = stretch.bytes.len();
-            append_from_guest(frame.slices, frame.skip, frame.len, &mut stretch.bytes);
+            self.own.begin(frame.header, frame.len);
+            let start = self.own.bytes.len();
+            append_from_guest(frame.slices, frame.skip, frame.len, &mut self.own.bytes);
             if self.comes_back
-                && let Some((addresses, _)) = stretch.bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>()
+                && let Some((addresses, _)) = self.own.bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>()
             {
                 let [a, b, c, d, e, f, g, h, i, j, k, l] = *addresses;
                 *addresses = [g, h, i, j, k, l, a, b, c, d, e, f];
             }
             Sent::Done
         });
+        let mut stretch = self.wire.lock();
+        let was_empty = stretch.frames == 0;
+        stretch.take_from(&mut self.own);
         if let Some(bells) = self.wire.bells.get() {
             bells.settle(&stretch, was_empty);
             drop(stretch);
@@ -210,7 +231,7 @@ impl Fate {
 
 impl WireRx {
     /// Forgets the frames on their way: who sent them has gone, or takes other frames now.
-    pub(super) fn empty(&mut self) {
+    pub fn empty(&mut self) {
         let mut stretch = self.wire.lock();
         *stretch = Stretch::default();
         if let Some(bells) = self.wire.bells.get() {
@@ -221,9 +242,7 @@ impl WireRx {
         self.stretch = Stretch::default();
         self.at = 0;
     }
-}
 
-impl WireRx {
     /// Takes the next frame, whatever it is.
     pub fn take(&mut self) -> Option<(NetHeader, &[u8])> {
         let (header, place) = self.front()?;

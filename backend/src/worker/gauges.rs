@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::Counter;
 use crate::mode::{Activity, Governor, Mode, Policy, Reason, Setting, State, Time};
@@ -10,10 +10,13 @@ use crate::mode::{Activity, Governor, Mode, Policy, Reason, Setting, State, Time
 /// A pair's [`State`] as its worker last showed it: before each sleep, at each change of mode, and every 10 ms or so
 /// while it does not sleep.
 ///
-/// Each number is right by itself; between two of them the worker may have changed its mode.
+/// A sequence lock: a reader that a change overtakes reads again (H.-J. Boehm, "Can seqlocks get along with programming
+/// language memory models?", MSPC 2012).
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct PairGauges {
+    /// Odd while the worker writes.
+    version: AtomicU64,
     /// Mode, reason, setting and activity, a byte each.
     words: AtomicU64,
     at: Counter,
@@ -34,6 +37,7 @@ impl PairGauges {
     #[must_use]
     pub fn new(policy: &Policy, now: Time) -> Self {
         let gauges = Self {
+            version: AtomicU64::new(0),
             words: AtomicU64::new(0),
             at: Counter::default(),
             since: Counter::default(),
@@ -55,6 +59,9 @@ impl PairGauges {
 
     /// Shows `state`. Only the pair's worker may, once it runs.
     pub fn show(&self, state: &State) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
         let words = [state.mode as u8, state.reason as u8, state.setting as u8, state.activity as u8, 0, 0, 0, 0];
         self.words.store(u64::from_le_bytes(words), Ordering::Relaxed);
         self.at.set(state.at.as_nanos());
@@ -69,11 +76,25 @@ impl PairGauges {
         for (counter, n) in self.switches.iter().zip(state.switches) {
             counter.set(n);
         }
+        self.version.store(version + 2, Ordering::Release);
     }
 
     /// What is shown.
     #[must_use]
     pub fn read(&self) -> State {
+        loop {
+            let version = self.version.load(Ordering::Acquire);
+            let state = self.read_once();
+            fence(Ordering::Acquire);
+            if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version {
+                return state;
+            }
+            // The worker writes for nanoseconds, or lost its CPU meanwhile.
+            std::thread::yield_now();
+        }
+    }
+
+    fn read_once(&self) -> State {
         let [mode, reason, setting, activity, ..] = self.words.load(Ordering::Relaxed).to_le_bytes();
         let time = |counter: &Counter| Time::from_nanos(counter.get());
         State {
@@ -104,6 +125,33 @@ impl PairGauges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_read_by_halves() {
+        let gauges = std::sync::Arc::new(PairGauges::new(&Policy::default(), Time::default()));
+        let state = gauges.read();
+        let writer = std::thread::spawn({
+            let gauges = gauges.clone();
+            move || {
+                for n in 0..200_000 {
+                    let at = Time::from_nanos(n);
+                    gauges.show(&State {
+                        at,
+                        waiting_ns: n,
+                        polling_window_ns: n,
+                        switches: [n; Reason::COUNT],
+                        ..state
+                    });
+                }
+            }
+        });
+        while !writer.is_finished() {
+            let state = gauges.read();
+            let n = state.waiting_ns;
+            assert_eq!((state.at.as_nanos(), state.polling_window_ns, state.switches), (n, n, [n; Reason::COUNT]));
+        }
+        writer.join().unwrap();
+    }
 
     #[test]
     fn what_is_shown_is_read() {

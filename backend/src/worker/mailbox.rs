@@ -49,6 +49,8 @@ pub(super) enum Mail {
     Adopt(Box<Pair>),
     /// Something for the pair, or the ring of it, that is called so.
     For(QueueId, Message),
+    /// The worker lets go of this pair for good.
+    Release(QueueId),
     /// The thread ends.
     Stop,
 }
@@ -98,6 +100,7 @@ pub enum MailboxError {
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
     flagged: AtomicBool,
+    is_stuck: AtomicBool,
     wake: OwnedFd,
 }
 
@@ -108,7 +111,7 @@ impl Mailbox {
     /// When the kernel gives no eventfd.
     pub fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { queue: Mutex::default(), flagged: AtomicBool::new(false), wake })
+        Ok(Self { queue: Mutex::default(), flagged: AtomicBool::new(false), is_stuck: AtomicBool::new(false), wake })
     }
 
     /// Tells the ring or pair that is called `id`.
@@ -119,6 +122,16 @@ impl Mailbox {
     /// Hands a pair over for good.
     pub fn adopt(&self, pair: Pair) {
         self.put(Mail::Adopt(Box::new(pair)));
+    }
+
+    /// Has the worker let go of a pair for good, as soon as it can.
+    pub fn release(&self, id: QueueId) {
+        self.put(Mail::Release(id));
+    }
+
+    /// Whether somebody has waited for an answer in vain, and it has not looked at its mail since.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
     }
 
     /// Ends the worker.
@@ -141,8 +154,13 @@ impl Mailbox {
     pub fn ask<T>(&self, id: QueueId, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, MailboxError> {
         let (answer, answered) = sync_channel(1);
         self.send(id, message(answer));
-        answered.recv_timeout(PATIENCE).map_err(|e| match e {
-            RecvTimeoutError::Timeout => MailboxError::Timeout,
+        // Who has waited in vain once waits no more: the next would wait as long.
+        let patience = if self.is_stuck() { Duration::ZERO } else { PATIENCE };
+        answered.recv_timeout(patience).map_err(|e| match e {
+            RecvTimeoutError::Timeout => {
+                self.is_stuck.store(true, Ordering::Relaxed);
+                MailboxError::Timeout
+            }
             RecvTimeoutError::Disconnected => MailboxError::Ended,
         })
     }
@@ -156,6 +174,7 @@ impl Mailbox {
     /// Takes all messages.
     pub(super) fn take(&self) -> VecDeque<Mail> {
         self.flagged.store(false, Ordering::Relaxed);
+        self.is_stuck.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.lock())
     }
 

@@ -7,28 +7,23 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-
-use rustix::event::{EventfdFlags, eventfd};
+use std::time::Duration;
 
 use super::wakeups::{Interest, Slot, Source, Wakeups};
-use super::{BURST_PACKETS, pin};
-use crate::uplink::{Piped, Received, Rx, Sent, Tx, WireRx, WireTx, wire};
+use super::{BURST_PACKETS, pin, wait_for_end};
+use crate::uplink::{Piped, Received, Rx, Sent, Tx, Valve, WireRx, WireTx, wire};
+
+/// How long a thread that cannot wait for anything sleeps instead.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running processor thread. It ends when this is dropped.
 #[derive(Debug)]
 pub struct ProcessorHandle {
-    line: Arc<Line>,
+    name: String,
+    valve: Arc<Valve>,
     thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Line {
-    is_ended: AtomicBool,
-    wake: OwnedFd,
 }
 
 impl ProcessorHandle {
@@ -38,36 +33,31 @@ impl ProcessorHandle {
     /// # Errors
     /// When the kernel gives no thread, epoll or eventfd.
     pub fn spawn(name: String, cpu: Option<usize>, uplink: (Tx, Rx)) -> io::Result<(Self, (Tx, Rx))> {
-        let line = Arc::new(Line {
-            is_ended: AtomicBool::new(false),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        });
+        let own_name = name.clone();
+        let valve = Arc::new(Valve::new()?);
         let (to_uplink, from_rings) = wire();
         let (to_rings, from_uplink) = wire();
         to_uplink.ring_bells();
         to_rings.ring_bells();
         let (tx, rx) = uplink;
         let beside = Box::new(rx.beside());
-        let processor = Processor::new(tx, rx, from_rings, to_rings, line.clone())?;
+        let processor = Processor::new(tx, rx, from_rings, to_rings, valve.clone())?;
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(cpu) = cpu {
-                pin(&name, cpu);
+                pin(&own_name, cpu);
             }
             processor.run();
         })?;
-        let halves = (Tx::Wire(to_uplink), Rx::Piped(Piped { wire: from_uplink, beside }));
-        Ok((Self { line, thread: Some(thread) }, halves))
+        let halves = (Tx::Wire(to_uplink), Rx::Piped(Piped { wire: from_uplink, beside, valve: valve.clone() }));
+        Ok((Self { name, valve, thread: Some(thread) }, halves))
     }
 }
 
 impl Drop for ProcessorHandle {
     fn drop(&mut self) {
-        self.line.is_ended.store(true, Ordering::Release);
-        // It fails only when the counter is full, and then the thread is woken already.
-        let _ = rustix::io::write(&self.line.wake, &1u64.to_ne_bytes());
+        self.valve.end();
         if let Some(thread) = self.thread.take() {
-            // It waits for nobody, and looks at the flag in every round.
-            let _ = thread.join();
+            wait_for_end(thread, &self.name);
         }
     }
 }
@@ -80,7 +70,7 @@ struct Processor {
     wakeups: Wakeups,
     /// What is watched: frames from the rings, room to the rings, the uplink.
     interests: [Interest; 3],
-    line: Arc<Line>,
+    valve: Arc<Valve>,
 }
 
 /// What a round left.
@@ -93,15 +83,18 @@ struct Left {
 }
 
 impl Processor {
-    fn new(tx: Tx, rx: Rx, from_rings: WireRx, to_rings: WireTx, line: Arc<Line>) -> io::Result<Self> {
+    fn new(tx: Tx, rx: Rx, from_rings: WireRx, to_rings: WireTx, valve: Arc<Valve>) -> io::Result<Self> {
         let wakeups = Wakeups::new()?;
-        wakeups.add_eventfd(line.wake.as_fd(), Source::Mailbox)?;
-        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 3], line })
+        wakeups.add_eventfd(&*valve, Source::Mailbox)?;
+        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 3], valve })
     }
 
     fn run(mut self) {
         let mut sources = Vec::new();
-        while !self.line.is_ended.load(Ordering::Acquire) {
+        while !self.valve.is_ended() {
+            if self.valve.is_flush_wanted() {
+                self.flush();
+            }
             let mut left = Left::default();
             self.send(&mut left);
             self.receive(&mut left);
@@ -110,8 +103,23 @@ impl Processor {
             }
             if let Err(e) = self.watch(&left).and_then(|()| self.wakeups.wait(None, &mut sources)) {
                 tracing::error!("epoll: {e}");
+                std::thread::sleep(RETRY_INTERVAL);
             }
         }
+    }
+
+    /// Sends what the guest was told is sent, and forgets what came for it.
+    fn flush(&mut self) {
+        while let Some((header, frame)) = self.from_rings.take() {
+            let sent = match self.tx.send_private(&header, frame) {
+                // It cannot wait: the queue is taken away.
+                Sent::Full => Sent::Refused,
+                sent => sent,
+            };
+            self.from_rings.tell(sent);
+        }
+        self.rx.forget();
+        self.valve.flushed();
     }
 
     /// At most a burst from the rings to the uplink.
@@ -141,8 +149,8 @@ impl Processor {
                 Received::Frame { header, rest, .. } => {
                     self.to_rings.put(&header, &[rest]);
                 }
-                Received::Spoilt | Received::Fault => {}
-                Received::Empty => return,
+                Received::Spoilt => {}
+                Received::Empty | Received::Fault => return,
                 Received::Gone => {
                     left.uplink_gone = true;
                     return;
@@ -173,7 +181,7 @@ impl Processor {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::offload::NetHeader;

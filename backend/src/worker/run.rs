@@ -32,7 +32,7 @@ struct Pacing {
 
 impl Pacing {
     fn pause(&mut self, now: Time) {
-        let ns = now.as_nanos() - self.since.as_nanos();
+        let ns = now.duration_since(self.since).as_nanos() as u64;
         let pauses = if self.packets * DENSE_NS > ns { DENSE } else { SPARSE };
         *self = Self { packets: 0, since: now };
         for _ in 0..pauses {
@@ -44,6 +44,8 @@ impl Pacing {
 /// A worker thread's state.
 pub(super) struct Worker {
     pairs: Vec<Pair>,
+    /// How many it was ever given.
+    adopted: u32,
     mailbox: Arc<Mailbox>,
     wakeups: Wakeups,
     /// What ended the last sleep.
@@ -59,7 +61,7 @@ impl Worker {
         wakeups.add_eventfd(&*mailbox, Source::Mailbox)?;
         let (pairs, sources) = (Vec::new(), Vec::new());
         let (clocks, pacing) = (ThreadClocks::default(), Pacing::default());
-        Ok(Self { pairs, mailbox, wakeups, sources, clocks, pacing, stopped: false })
+        Ok(Self { pairs, adopted: 0, mailbox, wakeups, sources, clocks, pacing, stopped: false })
     }
 
     /// Runs until it is told to stop.
@@ -71,8 +73,10 @@ impl Worker {
             }
             // Kicks on. What slipped in before they were is moved first.
             let slipped_in = self.pairs.iter_mut().fold(false, |any, pair| pair.before_sleep(&self.wakeups) | any);
-            let cause = if slipped_in { Cause::Nothing } else { self.sleep(until) };
-            self.woke(cause);
+            if !slipped_in {
+                self.sleep(until);
+            }
+            self.woke(if slipped_in { Cause::Nothing } else { Cause::Timeout });
         }
     }
 
@@ -105,17 +109,13 @@ impl Worker {
     }
 
     /// Sleeps until a kick, a frame, room in an uplink, a message, or `until`.
-    fn sleep(&mut self, until: Option<Time>) -> Cause {
-        let left = |until: Time| until.duration_since(now());
-        match until.map(left) {
-            Some(Duration::ZERO) => return Cause::Timeout,
-            timeout => {
-                if let Err(e) = self.wakeups.wait(timeout, &mut self.sources) {
-                    tracing::error!("epoll_wait: {e}");
-                }
-            }
+    fn sleep(&mut self, until: Option<Time>) {
+        let timeout = until.map(|until| until.duration_since(now()));
+        if timeout != Some(Duration::ZERO)
+            && let Err(e) = self.wakeups.wait(timeout, &mut self.sources)
+        {
+            tracing::error!("epoll_wait: {e}");
         }
-        Cause::Timeout
     }
 
     /// Kicks off again. Each pair is told what woke it; `otherwise` if nothing did.
@@ -137,8 +137,14 @@ impl Worker {
                     return;
                 }
                 Mail::Adopt(mut pair) => {
-                    pair.set_slot(Slot(self.pairs.len() as u32));
+                    pair.set_slot(Slot(self.adopted));
+                    self.adopted += 1;
                     self.pairs.push(*pair);
+                }
+                Mail::Release(id) => {
+                    if let Some(at) = self.pairs.iter().position(|pair| pair.id() == id) {
+                        self.pairs.swap_remove(at).close(&self.wakeups);
+                    }
                 }
                 Mail::For(id, message) => {
                     if let Some(pair) = self.pairs.iter_mut().find(|pair| pair.id().covers(id)) {

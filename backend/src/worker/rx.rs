@@ -254,7 +254,7 @@ impl State {
             refresh_in_guest(header, slices);
             copy_to_guest(frame, slices, header.len());
             if let Some(urgent) = self.urgent {
-                self.found_urgent |= urgent.are_urgent(frame);
+                self.found_urgent |= urgent.are_urgent(&frame[..frame.len().min(URGENT_LEN)]);
             }
             self.filled.push((header.len() + frame.len()) as u32);
             self.filled_room += chain.len as usize;

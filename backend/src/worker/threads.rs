@@ -26,14 +26,6 @@ pub enum Threads {
     Pipeline,
 }
 
-impl Threads {
-    /// Threads of a lane.
-    #[must_use]
-    pub fn of_lane(self) -> usize {
-        if self == Self::Pipeline { 2 } else { 1 }
-    }
-}
-
 /// The workers that serve pairs of several devices.
 #[derive(Debug, Default)]
 pub struct Workers {
@@ -50,7 +42,9 @@ impl Workers {
             return WorkerHandle::spawn(id.to_string(), cpu).map(Arc::new);
         };
         let mut by_cpu = self.by_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(worker) = by_cpu.get(&cpu).and_then(Weak::upgrade) {
+        // One that does not answer is left to those that it has.
+        let known = by_cpu.get(&cpu).and_then(Weak::upgrade).filter(|worker| !worker.mailbox().is_stuck());
+        if let Some(worker) = known {
             return Ok(worker);
         }
         let worker = Arc::new(WorkerHandle::spawn(format!("cpu{cpu}"), Some(cpu))?);

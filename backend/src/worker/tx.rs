@@ -101,7 +101,12 @@ impl Sender {
             _ if sent.packets > 0 => shared.link_is(Link::Up),
             _ => {}
         }
-        let state = if sent.end == Some(Sent::Full) { Direction::Blocked } else { left };
+        let state = match sent.end {
+            Some(Sent::Full) => Direction::Blocked,
+            // What is taken and not done waits for no kick.
+            _ if done < packets => Direction::Ready,
+            _ => left,
+        };
         (Moved { state, packets: done as u64, segments: sent.segments, bytes: sent.bytes, ..Moved::BLOCKED }, error)
     }
 

@@ -139,7 +139,7 @@ impl Governor {
     #[must_use]
     pub fn state(&self, now: Time) -> State {
         let record = &self.record;
-        let (pps, bits_per_second) = self.rate.per_second(now);
+        let (pps, bits_per_second) = self.rate.per_second();
         State {
             at: now,
             mode: record.mode,

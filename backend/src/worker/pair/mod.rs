@@ -1,4 +1,7 @@
-//! A queue pair: its two halves, its memory, and when it may sleep.
+//! A queue pair, or one direction of it: its two halves, its memory, its rounds, and when it may sleep.
+
+mod account;
+mod messages;
 
 use std::sync::Arc;
 
@@ -10,10 +13,9 @@ use super::rx::RxHalf;
 use super::shared::{Features, Link, Shared};
 use super::tx::TxHalf;
 use super::wakeups::{Interest, Slot, Wakeups};
-use super::{BURST_PACKETS, Direction, Message, ModeEvent, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
+use super::{Direction, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Cause, Governor, Mode, Policy, Report, Time, Usage, Verdict};
-use crate::offload::{NetHeader, rarp};
 use crate::ring::RingError;
 use crate::uplink::{Rx, Tx};
 
@@ -99,113 +101,19 @@ impl Pair {
         pair
     }
 
-    pub(super) fn id(&self) -> QueueId {
+    pub(in crate::worker) fn id(&self) -> QueueId {
         self.shared.id
     }
 
     /// Gives it its place in its worker.
-    pub(super) fn set_slot(&mut self, slot: Slot) {
+    pub(in crate::worker) fn set_slot(&mut self, slot: Slot) {
         self.slot = slot;
         self.rx.queue.slot = slot;
         self.tx.queue.slot = slot;
     }
 
-    pub(super) fn slot(&self) -> Slot {
+    pub(in crate::worker) fn slot(&self) -> Slot {
         self.slot
-    }
-
-    /// Acts on a message for this pair, or for the ring of it that is called `id`.
-    pub(super) fn handle(&mut self, id: QueueId, message: Message, wakeups: &Wakeups) {
-        match message {
-            Message::RingUp(start, fds, answer) => {
-                let (memory, setup) = (self.memory.clone(), start.setup);
-                self.queue(id).up(&memory, start, fds, wakeups);
-                self.attach_as_needed(wakeups);
-                let _ = answer.send(());
-                tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
-            }
-            Message::RingDown(answer) => {
-                if id.direction == Direction::Rx {
-                    self.rx.forget_unfinished();
-                }
-                let base = self.queue(id).down(wakeups);
-                self.attach_as_needed(wakeups);
-                let _ = answer.send(base);
-                tracing::info!(queue = %id, base, "ring stopped");
-            }
-            Message::RingEnable(enabled, answer) => {
-                self.queue(id).set_enabled(enabled);
-                self.attach_as_needed(wakeups);
-                let _ = answer.send(());
-            }
-            Message::Features(features) => {
-                if features != self.shared.features {
-                    self.rx.forget_unfinished();
-                    // Taken for the frames of the features before.
-                    if let Some(ring) = &mut self.rx.queue.ring {
-                        ring.untake();
-                    }
-                    self.shared.features = features;
-                    self.detach(wakeups);
-                    self.attach_as_needed(wakeups);
-                }
-            }
-            Message::MemoryTable(table, answer) => {
-                self.rx.forget_unfinished();
-                let old = std::mem::replace(&mut self.memory, table);
-                self.rx.queue.move_to(&self.memory, wakeups);
-                self.tx.queue.move_to(&self.memory, wakeups);
-                // Before the next round, which is to see what waits in the uplink of rings that go on.
-                self.attach_as_needed(wakeups);
-                let _ = answer.send(old);
-            }
-            Message::Log(log, answer) => {
-                self.queue(id).set_log(log);
-                let _ = answer.send(());
-            }
-            Message::Kick(fd) => self.queue(id).set_kick(fd, wakeups),
-            Message::Call(fd) => self.queue(id).set_call(fd),
-            Message::Err(fd) => self.queue(id).set_err(fd),
-            Message::Announce(mac) => {
-                let sent = self.tx.uplink().send_private(&NetHeader::default(), &rarp(mac));
-                tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
-            }
-            Message::Carrier(carries) => self.shared.set_carrier(carries),
-            Message::Mode(order, answer) => {
-                let done = self.governor.order(order, now());
-                self.mode_changed();
-                // Whoever has the answer sees what was ordered.
-                self.show(now());
-                let _ = answer.send(done);
-            }
-        }
-    }
-
-    fn queue(&mut self, id: QueueId) -> &mut Queue {
-        if id.direction == Direction::Rx { &mut self.rx.queue } else { &mut self.tx.queue }
-    }
-
-    /// The uplink's queue gets frames while a ring of the pair runs, and none otherwise: none waits where nobody reads.
-    fn attach_as_needed(&mut self, wakeups: &Wakeups) {
-        let wanted = self.rx.queue.is_running() || self.tx.queue.is_running();
-        if wanted && self.shared.link == Link::Detached {
-            match self.rx.uplink.attach(Some(self.shared.features.guest)) {
-                Ok(()) => self.shared.link = Link::Up,
-                Err(e) => self.shared.lose_link(&e),
-            }
-        } else if !wanted {
-            self.detach(wakeups);
-        }
-    }
-
-    fn detach(&mut self, wakeups: &Wakeups) {
-        self.watch(Interest::default(), wakeups);
-        if self.shared.is_attached() {
-            self.shared.link = Link::Detached;
-            if let Err(e) = self.rx.uplink.attach(None) {
-                self.shared.lose_link(&e);
-            }
-        }
     }
 
     fn watch(&mut self, wanted: Interest, wakeups: &Wakeups) {
@@ -229,7 +137,7 @@ impl Pair {
     /// will tell of.
     ///
     /// A driver kicks for what its device waits for: new packets, and receive buffers only when they ran out.
-    pub(super) fn change_interrupt(&mut self, id: QueueId, on: bool) -> bool {
+    pub(in crate::worker) fn change_interrupt(&mut self, id: QueueId, on: bool) -> bool {
         use mode::Direction::{Blocked, Empty};
         let (rx, tx) = (id.direction != Direction::Tx, id.direction != Direction::Rx);
         let tx = tx && (!on || self.seen.tx == Empty) && self.tx.queue.change_interrupt(on);
@@ -238,13 +146,13 @@ impl Pair {
     }
 
     /// What is to come next.
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(in crate::worker) fn verdict(&self) -> Verdict {
         self.verdict
     }
 
     /// Before the worker sleeps: has it woken by what the pair waits for, and by nothing else. Says whether there is
     /// something to be moved already.
-    pub(super) fn before_sleep(&mut self, wakeups: &Wakeups) -> bool {
+    pub(in crate::worker) fn before_sleep(&mut self, wakeups: &Wakeups) -> bool {
         self.rx.queue.ignore_kick_if_broken(wakeups);
         self.tx.queue.ignore_kick_if_broken(wakeups);
         self.attach_as_needed(wakeups);
@@ -253,7 +161,7 @@ impl Pair {
         let attached = waits && self.shared.is_attached();
         let for_frames = attached && self.seen.rx == mode::Direction::Empty;
         let for_room = attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked;
-        let room_tells = self.tx.uplink().room_fd().is_some();
+        let room_tells = self.tx.uplink().tells_of_room();
         self.watch(Interest { readable: for_frames, writable: for_room && !room_tells }, wakeups);
         self.watch_room(for_room && room_tells, wakeups);
         self.show(self.looked);
@@ -261,7 +169,7 @@ impl Pair {
     }
 
     /// After the worker slept, or was to: suppresses kicks.
-    pub(super) fn woke(&mut self, cause: Cause, now: Time) {
+    pub(in crate::worker) fn woke(&mut self, cause: Cause, now: Time) {
         if matches!(self.verdict, Verdict::Wait { .. }) {
             self.change_interrupt(self.id(), false);
         }
@@ -276,12 +184,12 @@ impl Pair {
     }
 
     /// When it last looked, or was woken.
-    pub(super) fn looked(&self) -> Time {
+    pub(in crate::worker) fn looked(&self) -> Time {
         self.looked
     }
 
     /// A round: each direction moves at most one burst. Says how many packets the busier one moved.
-    pub(super) fn round(&mut self, usage: Option<Usage>) -> u64 {
+    pub(in crate::worker) fn round(&mut self, usage: Option<Usage>) -> u64 {
         if self.verdict != Verdict::Again {
             // Another pair of the worker keeps it awake.
             self.governor.woke(self.looked, Cause::Mailbox);
@@ -349,38 +257,5 @@ impl Pair {
             self.tx.queue.release_calls();
         }
         self.rx.look_for_urgent(holds.then_some(self.moderation.urgent_priorities));
-    }
-
-    /// Shows the mode, and tells of its changes.
-    fn show(&mut self, now: Time) {
-        // First: whoever hears of a change finds it shown.
-        self.gauges.show(&self.governor.state(now));
-        while let Some(switch) = self.governor.take_switch() {
-            tracing::debug!(queue = %self.id(), mode = %switch.to, reason = %switch.reason, "mode");
-            self.events.tell(ModeEvent { id: self.id(), switch });
-        }
-    }
-
-    fn count(&mut self, tx: Moved, rx: Moved, start: u64, now: Time) {
-        let counters = &self.shared.counters;
-        counters.rounds.add(1);
-        let is_polling = self.governor.mode() == Mode::Polling;
-        if tx.packets + rx.packets == 0 {
-            counters.polls_empty.add_some(is_polling.into());
-            return;
-        }
-        counters.polls_full.add_some(is_polling.into());
-        for moved in [tx, rx].iter().filter(|moved| moved.packets > 0) {
-            counters.burst_packets.count(moved.packets);
-        }
-        counters.service_ns.count(now.duration_since(self.looked).as_nanos() as u64);
-        counters.kicks_suppressed.add_some((tx.packets > 0 && !std::mem::take(&mut self.is_kicked)).into());
-        if tx.packets.max(rx.packets) >= BURST_PACKETS as u64 {
-            counters.full_burst_packets.add(tx.packets + rx.packets);
-            counters.full_burst_cycles.add(cycles().wrapping_sub(start));
-        }
-        if let Some(sum) = self.tx.uplink().discarded_bytes_sum() {
-            counters.discarded_bytes_sum.set(sum);
-        }
     }
 }

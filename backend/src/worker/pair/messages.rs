@@ -1,0 +1,113 @@
+//! What a pair makes of messages, and when its uplink's queue gets frames.
+
+use super::Pair;
+use crate::offload::{NetHeader, rarp};
+use crate::worker::clock::now;
+use crate::worker::queue::Queue;
+use crate::worker::shared::Link;
+use crate::worker::wakeups::{Interest, Wakeups};
+use crate::worker::{Direction, Message, QueueId};
+
+impl Pair {
+    /// Acts on a message for this pair, or for the ring of it that is called `id`.
+    pub(in crate::worker) fn handle(&mut self, id: QueueId, message: Message, wakeups: &Wakeups) {
+        match message {
+            Message::RingUp(start, fds, answer) => {
+                let (memory, setup) = (self.memory.clone(), start.setup);
+                self.queue(id).up(&memory, start, fds, wakeups);
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(());
+                tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
+            }
+            Message::RingDown(answer) => {
+                if id.direction == Direction::Rx {
+                    self.rx.forget_unfinished();
+                }
+                let base = self.queue(id).down(wakeups);
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(base);
+                tracing::info!(queue = %id, base, "ring stopped");
+            }
+            Message::RingEnable(enabled, answer) => {
+                self.queue(id).set_enabled(enabled);
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(());
+            }
+            Message::Features(features) => {
+                if features != self.shared.features {
+                    self.rx.forget_unfinished();
+                    // Taken for the frames of the features before.
+                    if let Some(ring) = &mut self.rx.queue.ring {
+                        ring.untake();
+                    }
+                    self.shared.features = features;
+                    self.detach(wakeups);
+                    self.attach_as_needed(wakeups);
+                }
+            }
+            Message::MemoryTable(table, answer) => {
+                self.rx.forget_unfinished();
+                let old = std::mem::replace(&mut self.memory, table);
+                self.rx.queue.move_to(&self.memory, wakeups);
+                self.tx.queue.move_to(&self.memory, wakeups);
+                // Before the next round, which is to see what waits in the uplink of rings that go on.
+                self.attach_as_needed(wakeups);
+                let _ = answer.send(old);
+            }
+            Message::Log(log, answer) => {
+                self.queue(id).set_log(log);
+                let _ = answer.send(());
+            }
+            Message::Kick(fd) => self.queue(id).set_kick(fd, wakeups),
+            Message::Call(fd) => self.queue(id).set_call(fd),
+            Message::Err(fd) => self.queue(id).set_err(fd),
+            Message::Announce(mac) => {
+                let sent = self.tx.uplink().send_private(&NetHeader::default(), &rarp(mac));
+                tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
+            }
+            Message::Carrier(carries) => self.shared.set_carrier(carries),
+            Message::Mode(order, answer) => {
+                let done = self.governor.order(order, now());
+                self.mode_changed();
+                // Whoever has the answer sees what was ordered.
+                self.show(now());
+                let _ = answer.send(done);
+            }
+        }
+    }
+
+    /// Lets go of everything that others may want: rings, memory, eventfds, the uplink's queue.
+    pub(in crate::worker) fn close(mut self, wakeups: &Wakeups) {
+        self.rx.queue.down(wakeups);
+        self.tx.queue.down(wakeups);
+        self.detach(wakeups);
+        tracing::info!(queue = %self.id(), "let go");
+    }
+
+    fn queue(&mut self, id: QueueId) -> &mut Queue {
+        if id.direction == Direction::Rx { &mut self.rx.queue } else { &mut self.tx.queue }
+    }
+
+    /// The uplink's queue gets frames while a ring of the pair runs, and none otherwise: none waits where nobody reads.
+    pub(super) fn attach_as_needed(&mut self, wakeups: &Wakeups) {
+        let wanted = self.rx.queue.is_running() || self.tx.queue.is_running();
+        if wanted && self.shared.link == Link::Detached {
+            match self.rx.uplink.attach(Some(self.shared.features.guest)) {
+                Ok(()) => self.shared.link = Link::Up,
+                Err(e) => self.shared.lose_link(&e),
+            }
+        } else if !wanted {
+            self.detach(wakeups);
+        }
+    }
+
+    fn detach(&mut self, wakeups: &Wakeups) {
+        self.watch(Interest::default(), wakeups);
+        if self.shared.is_attached() {
+            self.shared.link = Link::Detached;
+            if let Err(e) = self.rx.uplink.attach(None) {
+                self.shared.lose_link(&e);
+            }
+        }
+    }
+}
