@@ -86,7 +86,7 @@ impl PairGauges {
             let version = self.version.load(Ordering::Acquire);
             let state = self.read_once();
             fence(Ordering::Acquire);
-            if version % 2 == 0 && self.version.load(Ordering::Relaxed) == version {
+            if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
                 return state;
             }
             // The worker writes for nanoseconds, or lost its CPU meanwhile.
