@@ -15,7 +15,9 @@ fn all_came_back(outcome: &Outcome) {
     let table = outcome.table();
     assert!(counts.sent > 0 && counts.received == counts.sent && counts.taken == counts.sent, "{table}");
     assert_eq!((outcome.lost, counts.corrupt, counts.out_of_order), (0, 0, 0), "{table}");
-    assert_eq!(outcome.returned.map(|l| l.packets), Some(counts.received), "{table}");
+    // What was due while the driver had no CPU is not clocked.
+    let clocked = outcome.returned.map_or(0, |latency| latency.packets);
+    assert!(clocked == counts.received || (counts.stalls > 0 && clocked < counts.received), "{table}");
 }
 
 #[test]

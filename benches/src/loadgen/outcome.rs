@@ -212,7 +212,18 @@ impl Outcome {
     #[must_use]
     pub fn table(&self) -> String {
         let Counts {
-            sent, unsent, taken, received, corrupt, out_of_order, kicks, kicks_suppressed, calls, sleeps, ..
+            sent,
+            unsent,
+            taken,
+            received,
+            corrupt,
+            out_of_order,
+            kicks,
+            kicks_suppressed,
+            calls,
+            sleeps,
+            stalls,
+            ..
         } = self.counts;
         let mut text = format!("{}\n", self.title);
         let mut row = |name: &str, value: String| {
@@ -223,7 +234,9 @@ impl Outcome {
         row("rate", format!("{:.0} packets/s, {:.0} Mbit/s", self.pps, self.mbits));
         row(
             "told",
-            format!("{kicks} kicks, {kicks_suppressed} suppressed by the device, {calls} calls, {sleeps} sleeps"),
+            format!(
+                "{kicks} kicks, {kicks_suppressed} suppressed by the device, {calls} calls, {sleeps} sleeps, {stalls} stalls"
+            ),
         );
         row("driver", format!("{:.1} % of a CPU", 100.0 * self.driver_cpu_s / self.seconds));
         row(

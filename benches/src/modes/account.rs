@@ -217,10 +217,10 @@ mod tests {
             let line = text.lines().find(|line| line.starts_with(start)).unwrap();
             line.split("  ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
         };
-        let row = ["poisson 1k, auto", "1000", "8.0", "21.5", "3.5", "-", "12.50", "0.0000", "0.0000", "0"];
+        let row = ["poisson 1k, auto", "1000", "8.0", "21.5", "3.5", "-", "12.50", "0.0000", "0.0000", "0", "0"];
         assert_eq!(cells("poisson 1k, auto"), row);
         assert_eq!(cells("poisson full, polling")[5], "90.5");
-        assert_eq!(cells("poisson full, testpmd")[1..], ["-"; 9]);
+        assert_eq!(cells("poisson full, testpmd")[1..], ["-"; 10]);
         assert_eq!(cells("poisson full: p99"), ["poisson full: p99, auto / polling", "1.000", "<= 1.1", "yes"]);
         assert_eq!(cells("idle: rounds")[1..], ["-", "<= 0", "not measured"]);
         assert!(text.contains("machine: a small one") && !text.contains("silence:"));
