@@ -19,6 +19,8 @@ use super::session::{Queue, QueuePair};
 const BATCH: u16 = 64;
 /// An iteration of the loop that took longer, in nanoseconds, did not have its CPU all the time.
 const STALL_NS: u64 = 200_000;
+/// A stall that is not made up for within this time, in nanoseconds, excuses nothing more.
+const CATCH_UP_NS: u64 = 20_000_000;
 /// How long what is out may stay out without any progress, once nothing more is due.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -40,6 +42,8 @@ pub struct Driver {
     returns: Returns,
     /// Packets that were due before are not clocked.
     clocked_from: u64,
+    /// When this thread had its CPU again after a stall.
+    stalled_at: u64,
     found: Found,
 }
 
@@ -65,6 +69,7 @@ impl Driver {
             next: 0,
             returns: Returns::default(),
             clocked_from: 0,
+            stalled_at: 0,
             found: Found::default(),
             pair,
             config,
@@ -148,6 +153,7 @@ impl Driver {
     fn stall(&mut self) {
         self.found.counts.stalls += 1;
         self.clocked_from = u64::MAX;
+        self.stalled_at = self.now();
     }
 
     /// Clocks packets again once nothing is late.
@@ -156,6 +162,8 @@ impl Driver {
             let due = self.schedule.due(now);
             if due > now || self.config.rate == Rate::Max {
                 self.clocked_from = due;
+            } else if now.saturating_sub(self.stalled_at) > CATCH_UP_NS {
+                self.clocked_from = now;
             }
         }
     }
