@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::mode::{Time, Usage};
 
@@ -16,8 +16,8 @@ const READING_NS: u64 = 10_000_000;
 #[inline]
 #[must_use]
 pub fn now() -> Time {
-    let time = clock_gettime(ClockId::Monotonic);
-    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    // It does not fail for this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Time::default(), |time| Time::from(Duration::from(time)))
 }
 
 /// Reads the clocks of the calling thread now and then.
@@ -35,10 +35,10 @@ impl ThreadClocks {
         }
         self.due = Time::from_nanos(now.as_nanos() + READING_NS);
         // The CPU time that getrusage tells is as old as the last tick of the scheduler.
-        let cpu = clock_gettime(ClockId::ThreadCPUTime);
+        let cpu = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
         let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
         Some(Usage {
-            cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
+            cpu: cpu.into(),
             preemptions: usage.involuntary_context_switches().try_into().unwrap_or(0),
         })
     }
