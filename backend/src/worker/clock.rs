@@ -37,10 +37,7 @@ impl ThreadClocks {
         // The CPU time that getrusage tells is as old as the last tick of the scheduler.
         let cpu = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
         let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
-        Some(Usage {
-            cpu: cpu.into(),
-            preemptions: usage.involuntary_context_switches().try_into().unwrap_or(0),
-        })
+        Some(Usage { cpu: cpu.into(), preemptions: usage.involuntary_context_switches().try_into().unwrap_or(0) })
     }
 }
 
