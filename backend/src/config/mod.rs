@@ -136,6 +136,10 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
     pub queue_size: u16,
 
+    /// Send every packet to the TAP by itself, rather than those of a flow together
+    #[arg(long)]
+    pub no_coalesce: bool,
+
     /// When rings and uplink are polled, and when the worker sleeps until it is interrupted
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub mode: Setting,

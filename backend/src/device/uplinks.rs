@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::config::{DeviceOptions, UplinkSpec};
 use crate::offload::Offloads;
 use crate::opener::{self, OpenedTap, TapRequest};
-use crate::uplink::{self, Rx, Tx};
+use crate::uplink::{self, Rx, TapTerms, Tx};
 
 /// An open uplink.
 pub(super) struct Uplink {
@@ -26,14 +26,19 @@ pub(super) struct Uplink {
 /// Opens the uplink of a device.
 pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
     let pairs = usize::from(options.queue_pairs);
+    let coalesce = !options.no_coalesce;
     let uplink = match &options.uplink {
         UplinkSpec::Tap { name, bridge, sndbuf, persist } => {
             let (name, bridge) = (name.clone(), bridge.clone());
             let (queues, sndbuf, persist) = (options.queue_pairs, *sndbuf, *persist);
-            tap("tap", opener::open_tap(&TapRequest { name, bridge, queues, sndbuf, persist, mtu: options.mtu })?)?
+            tap(
+                "tap",
+                opener::open_tap(&TapRequest { name, bridge, queues, sndbuf, persist, mtu: options.mtu })?,
+                coalesce,
+            )?
         }
-        UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?)?,
-        UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?)?,
+        UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?, coalesce)?,
+        UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?, coalesce)?,
         UplinkSpec::Discard { unread } => {
             for_tests("discard", pairs, || (Tx::Discard(uplink::DiscardTx::new(!unread)), Rx::Discard))
         }
@@ -70,14 +75,14 @@ fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) 
     }
 }
 
-fn tap(kind: &str, tap: OpenedTap) -> Result<Uplink, Box<dyn Error>> {
+fn tap(kind: &str, tap: OpenedTap, coalesce: bool) -> Result<Uplink, Box<dyn Error>> {
     let offloads = Offloads { uso4: tap.uso, uso6: tap.uso, ..Offloads::ALL };
     Ok(Uplink {
         description: format!("{kind} {}", tap.name),
         existed: tap.existed,
         interface: Some(tap.name),
         guest_mac: tap.guest_mac,
-        queues: uplink::tap_pairs(tap.queues, tap.multi_queue, tap.uso)?,
+        queues: uplink::tap_pairs(tap.queues, TapTerms { multi_queue: tap.multi_queue, uso: tap.uso, coalesce })?,
         offloads,
     })
 }

@@ -181,14 +181,27 @@ impl NetHeader {
         self.gso_type() != GSO_NONE
     }
 
-    /// Packets that the frame stands for: its segments, or 1.
+    /// Whether the frame is of TCP with ECN, whose first segment alone may say that the window was reduced.
+    #[must_use]
+    pub fn is_ecn(&self) -> bool {
+        self.gso_type() & GSO_ECN != 0
+    }
+
+    /// Packets that a frame of `frame_len` bytes stands for: its segments, or 1. `byte_at` tells a byte of the frame.
     #[inline]
     #[must_use]
-    pub fn segments(&self, frame_len: usize) -> usize {
-        match self.gso_size() {
-            size if self.gso_type() != GSO_NONE && size > 0 => frame_len.div_ceil(size).max(1),
-            _ => 1,
-        }
+    pub fn segments(&self, frame_len: usize, byte_at: impl FnOnce(usize) -> u8) -> usize {
+        if self.is_segmented() { self.count_segments(frame_len, byte_at) } else { 1 }
+    }
+
+    #[cold]
+    fn count_segments(&self, frame_len: usize, byte_at: impl FnOnce(usize) -> u8) -> usize {
+        let transport = self.csum_start();
+        let head = match self.segmentation() {
+            Some(Segmentation::TcpV4 | Segmentation::TcpV6) => usize::from(byte_at(transport + 12) >> 4) * 4,
+            _ => 8,
+        };
+        frame_len.saturating_sub(transport + head).div_ceil(self.gso_size().max(1)).max(1)
     }
 
     /// Judges the header of a driver's frame of `frame_len` bytes for a receiver that takes `takes`.

@@ -15,7 +15,7 @@ mod properties;
 mod rarp;
 mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use checksum::{Sum, complete, pseudo_header, update};
 pub use coalesce::{Coalescer, Frames, Joined, MAX_FRAMES, Out, PEEK, PEEK_AT, Part, Plan, Settled};
@@ -23,7 +23,7 @@ pub use finish::{MIN_FRAME, finish, pad};
 pub use header::{HEADER_LEN, HeaderError, NetHeader, Segmentation};
 pub use packet::{Packet, ParseError, Transport, Version};
 pub use rarp::{RARP_LEN, rarp};
-pub use segment::{Segment, SegmentError, Segments};
+pub use segment::{Cut, Segment, SegmentError, Segments};
 
 /// The kinds of unfinished frames that a receiver takes: those whose checksum or segmentation is left to it.
 ///
@@ -47,6 +47,33 @@ pub struct Offloads {
 impl Offloads {
     /// Every kind.
     pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, ecn: true, uso4: true, uso6: true };
+
+    /// Whether the receiver cuts a frame up as its header asks for.
+    #[must_use]
+    pub fn segments_as(self, header: &NetHeader) -> bool {
+        let kind = match header.segmentation() {
+            Some(Segmentation::TcpV4) => self.tso4,
+            Some(Segmentation::TcpV6) => self.tso6,
+            // Which IP it is the header does not say.
+            Some(Segmentation::Udp) => self.uso4 && self.uso6,
+            None => false,
+        };
+        self.csum && kind && (self.ecn || !header.is_ecn())
+    }
+
+    /// As bits.
+    #[must_use]
+    pub fn to_bits(self) -> u8 {
+        let Self { csum, tso4, tso6, ecn, uso4, uso6 } = self;
+        [csum, tso4, tso6, ecn, uso4, uso6].into_iter().rev().fold(0, |bits, kind| bits << 1 | u8::from(kind))
+    }
+
+    /// From bits.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Self {
+        let [csum, tso4, tso6, ecn, uso4, uso6] = std::array::from_fn(|at| bits >> at & 1 != 0);
+        Self { csum, tso4, tso6, ecn, uso4, uso6 }
+    }
 
     /// Whether frames longer than the MTU may come.
     #[must_use]

@@ -4,6 +4,8 @@
 //! The frame lies in private memory. Packets with options of IPv4 are cut too, each with the same options; packets with
 //! extension headers of IPv6 are not.
 
+use std::ops::Range;
+
 use super::checksum::{Sum, field};
 use super::packet::{MAX_HEADERS, Packet, ParseError, Transport, Version, flag};
 use super::{NetHeader, Offloads, Segmentation};
@@ -25,11 +27,12 @@ pub enum SegmentError {
     TooLong,
 }
 
-/// The segments of a frame, in their order.
+/// A frame being cut up. The frame itself lies elsewhere, and its headers are kept here.
 #[derive(Clone, Debug)]
-pub struct Segments<'a> {
-    frame: &'a [u8],
+pub struct Cut {
+    head: [u8; MAX_HEADERS],
     packet: Packet,
+    frame_len: usize,
     /// Bytes of payload that a segment takes.
     size: usize,
     /// The checksum of a segment is left to the receiver too.
@@ -38,6 +41,13 @@ pub struct Segments<'a> {
     made: usize,
     /// Bytes of the payload that are in them.
     at: usize,
+}
+
+/// The segments of a frame, in their order.
+#[derive(Clone, Debug)]
+pub struct Segments<'a> {
+    frame: &'a [u8],
+    cut: Cut,
 }
 
 /// A packet: private headers and a piece of the frame's payload.
@@ -51,12 +61,12 @@ pub struct Segment<'a> {
     packet: Packet,
 }
 
-impl<'a> Segments<'a> {
-    /// The segments of a frame whose header is `header`, for a receiver that takes `takes`.
+impl Cut {
+    /// Of a frame whose header is `header`, for a receiver that takes `takes`.
     ///
     /// # Errors
     /// When the frame is not what its header says, or of a kind that cannot be cut.
-    pub fn new(header: &NetHeader, frame: &'a [u8], takes: Offloads) -> Result<Self, SegmentError> {
+    pub fn new(header: &NetHeader, frame: &[u8], takes: Offloads) -> Result<Self, SegmentError> {
         let packet = Packet::parse(frame)?;
         let Packet { ip, transport, payload, version, protocol } = packet;
         let size = header.gso_size();
@@ -73,23 +83,42 @@ impl<'a> Segments<'a> {
         if longest - counted_from > MAX_IP_LEN {
             return Err(SegmentError::TooLong);
         }
-        Ok(Self { frame, packet, size, unfinished: takes.csum, made: 0, at: 0 })
+        let mut head = [0; MAX_HEADERS];
+        head[..payload].copy_from_slice(&frame[..payload]);
+        Ok(Self { head, packet, frame_len: frame.len(), size, unfinished: takes.csum, made: 0, at: 0 })
     }
-}
 
-impl<'a> Iterator for Segments<'a> {
-    type Item = Segment<'a>;
+    /// Makes the next segment a packet in the place where its payload lies in `frame`, the headers before it: says its
+    /// virtio-net header and where it is. It is to be used before the next one is made. None when all are made.
+    ///
+    /// # Panics
+    /// Never with the frame that the cut was begun with.
+    #[inline]
+    pub fn next_in(&mut self, frame: &mut [u8]) -> Option<(NetHeader, Range<usize>)> {
+        let Segment { header, payload, head, .. } = self.next_of(frame)?;
+        let (head_len, len) = (self.packet.payload, payload.len());
+        let end = head_len + self.at;
+        let place = end - len - head_len..end;
+        frame[place.start..place.start + head_len].copy_from_slice(&head[..head_len]);
+        Some((header, place))
+    }
 
-    fn next(&mut self) -> Option<Segment<'a>> {
-        let all = &self.frame[self.packet.payload..];
-        if self.at == all.len() && self.made > 0 {
+    /// Whether all segments are made.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.made > 0 && self.packet.payload + self.at == self.frame_len
+    }
+
+    /// The next segment.
+    #[inline]
+    fn next_of<'a>(&mut self, frame: &'a [u8]) -> Option<Segment<'a>> {
+        if self.is_done() {
             return None;
         }
+        let all = &frame[self.packet.payload..self.frame_len];
         let end = all.len().min(self.at + self.size);
         let payload = &all[self.at..end];
-        let mut head = [0; MAX_HEADERS];
-        head[..self.packet.payload].copy_from_slice(&self.frame[..self.packet.payload]);
-        let mut segment = Segment { header: NetHeader::default(), payload, head, packet: self.packet };
+        let mut segment = Segment { header: NetHeader::default(), payload, head: self.head, packet: self.packet };
         segment.set_lengths(self.made);
         if self.packet.protocol == Transport::Tcp {
             segment.set_sequence(self.at, self.made == 0, end == all.len());
@@ -98,6 +127,24 @@ impl<'a> Iterator for Segments<'a> {
         self.made += 1;
         self.at = end;
         Some(segment)
+    }
+}
+
+impl<'a> Segments<'a> {
+    /// The segments of a frame whose header is `header`, for a receiver that takes `takes`.
+    ///
+    /// # Errors
+    /// As [`Cut::new`].
+    pub fn new(header: &NetHeader, frame: &'a [u8], takes: Offloads) -> Result<Self, SegmentError> {
+        Ok(Self { frame, cut: Cut::new(header, frame, takes)? })
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Segment<'a>;
+
+    fn next(&mut self) -> Option<Segment<'a>> {
+        self.cut.next_of(self.frame)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Frames, NetHeader, Packet, Segment, Segmentation, Sum, complete, pse
 
 /// What stands in the checksum field of TCP or UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Sums {
+pub(crate) enum Sums {
     /// The checksum.
     #[default]
     Whole,
@@ -22,29 +22,29 @@ pub(super) enum Sums {
 
 /// A packet in words.
 #[derive(Clone, Debug)]
-pub(super) struct Spec {
-    pub(super) tags: u16,
-    pub(super) vlan: u16,
-    pub(super) v6: bool,
-    pub(super) udp: bool,
+pub(crate) struct Spec {
+    pub(crate) tags: u16,
+    pub(crate) vlan: u16,
+    pub(crate) v6: bool,
+    pub(crate) udp: bool,
     /// Last byte of the source address.
-    pub(super) host: u8,
-    pub(super) port: u16,
-    pub(super) to_port: u16,
-    pub(super) class: u8,
-    pub(super) ttl: u8,
-    pub(super) flow_label: u32,
-    pub(super) id: u16,
-    pub(super) may_fragment: bool,
-    pub(super) seq: u32,
-    pub(super) ack: u32,
-    pub(super) window: u16,
-    pub(super) flags: u8,
+    pub(crate) host: u8,
+    pub(crate) port: u16,
+    pub(crate) to_port: u16,
+    pub(crate) class: u8,
+    pub(crate) ttl: u8,
+    pub(crate) flow_label: u32,
+    pub(crate) id: u16,
+    pub(crate) may_fragment: bool,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) window: u16,
+    pub(crate) flags: u8,
     /// Bytes of options.
-    pub(super) options: Vec<u8>,
-    pub(super) ip_options: Vec<u8>,
-    pub(super) payload: Vec<u8>,
-    pub(super) sums: Sums,
+    pub(crate) options: Vec<u8>,
+    pub(crate) ip_options: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) sums: Sums,
 }
 
 impl Default for Spec {
@@ -76,13 +76,13 @@ impl Default for Spec {
 
 impl Spec {
     /// The packet that follows this one in its flow.
-    pub(super) fn next(&self) -> Self {
+    pub(crate) fn next(&self) -> Self {
         let seq = self.seq.wrapping_add(self.payload.len() as u32);
         Self { seq, id: self.id.wrapping_add(1), ..self.clone() }
     }
 
     /// The packet as a frame.
-    pub(super) fn frame(&self) -> Vec<u8> {
+    pub(crate) fn frame(&self) -> Vec<u8> {
         let mut ether_types = vec![if self.v6 { EtherType::IPV6 } else { EtherType::IPV4 }];
         for tag in 0..self.tags {
             ether_types.push(EtherType(if tag == 0 { 0x8100 } else { 0x88a8 }));
@@ -158,12 +158,12 @@ impl Spec {
     }
 
     /// Where the TCP or UDP header starts.
-    pub(super) fn transport(&self) -> usize {
+    pub(crate) fn transport(&self) -> usize {
         14 + 4 * usize::from(self.tags) + if self.v6 { 40 } else { 20 + self.ip_options.len() }
     }
 
     /// The virtio-net header.
-    pub(super) fn header(&self) -> NetHeader {
+    pub(crate) fn header(&self) -> NetHeader {
         match self.sums {
             Sums::Partial => NetHeader::unfinished(self.transport(), if self.udp { 6 } else { 16 }),
             Sums::Whole | Sums::None => NetHeader::default(),
@@ -173,15 +173,15 @@ impl Spec {
 
 /// Frames in private memory.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Burst(pub(super) Vec<(NetHeader, Vec<u8>)>);
+pub(crate) struct Burst(pub(crate) Vec<(NetHeader, Vec<u8>)>);
 
 impl Burst {
-    pub(super) fn of(specs: &[Spec]) -> Self {
+    pub(crate) fn of(specs: &[Spec]) -> Self {
         Self(specs.iter().map(|spec| (spec.header(), spec.frame())).collect())
     }
 
     /// A frame as its receiver has it in the end.
-    pub(super) fn finished(&self, at: usize) -> Vec<u8> {
+    pub(crate) fn finished(&self, at: usize) -> Vec<u8> {
         let (header, mut frame) = self.0[at].clone();
         if let Some((start, offset)) = header.checksum() {
             assert!(complete(&mut frame, start, offset));
@@ -212,7 +212,7 @@ impl Frames for Burst {
 }
 
 /// Whether all lengths and checksums of a packet are good.
-pub(super) fn is_good(frame: &[u8]) -> bool {
+pub(crate) fn is_good(frame: &[u8]) -> bool {
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return false };
     let (ip_end, v4, v6) = match packet.net {
         Some(NetSlice::Ipv4(ip)) => {
@@ -244,21 +244,21 @@ pub(super) fn is_good(frame: &[u8]) -> bool {
 }
 
 /// The header of a frame of these words that is to be cut.
-pub(super) fn segmented(spec: &Spec, gso_size: usize) -> NetHeader {
+pub(crate) fn segmented(spec: &Spec, gso_size: usize) -> NetHeader {
     let packet = Packet::parse(&spec.frame()).unwrap();
     let kind = Segmentation::of(packet.version, packet.protocol);
     NetHeader::segmented(kind, gso_size, packet.payload, packet.transport, packet.csum_offset())
 }
 
 /// A segment as it is sent.
-pub(super) fn written(segment: &Segment<'_>) -> Vec<u8> {
+pub(crate) fn written(segment: &Segment<'_>) -> Vec<u8> {
     let mut bytes = vec![0; segment.frame_len()];
     assert_eq!(segment.write_to(&mut bytes), Some(bytes.len()));
     bytes
 }
 
 /// Every kind of packet that is cut.
-pub(super) fn kinds() -> Vec<Spec> {
+pub(crate) fn kinds() -> Vec<Spec> {
     let mut kinds = Vec::new();
     for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
         for tags in 0..=2 {

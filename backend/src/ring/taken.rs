@@ -79,6 +79,18 @@ impl Taken {
         Self { chains: Vec::new(), gone: 0, bytes: 0, slots: 0, buffers: Buffers::new(table) }
     }
 
+    /// Chains of one buffer each, for tests: address and length.
+    #[cfg(test)]
+    pub(crate) fn of(table: Arc<MemoryTable>, buffers: &[(u64, u32)]) -> Self {
+        let mut taken = Self::new(table);
+        for (id, (address, len)) in (0..).zip(buffers) {
+            let first = taken.buffers.len();
+            taken.buffers.push(*address, *len).expect("a buffer in memory");
+            taken.push(first, id, 1, *len as usize);
+        }
+        taken
+    }
+
     /// Number of chains.
     #[inline]
     #[must_use]

@@ -7,6 +7,7 @@ mod bell;
 mod byte_sum;
 mod discard;
 mod generate;
+mod join;
 mod pipe;
 mod tap;
 mod tx_burst;
@@ -20,8 +21,9 @@ use crate::offload::{NetHeader, Offloads};
 
 pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
+pub use join::Joiner;
 pub use pipe::{Piped, Valve};
-pub use tap::{TapRx, TapTx, tap_pairs};
+pub use tap::{TapRx, TapTerms, TapTx, tap_pairs};
 pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
 pub use wire::{WireRx, WireTx, loopback_pair, wire};
 
@@ -65,7 +67,7 @@ pub enum Tx {
 #[derive(Debug)]
 pub enum Rx {
     /// A TAP queue.
-    Tap(TapRx),
+    Tap(Box<TapRx>),
     /// From nowhere.
     Discard,
     /// The same frame without end.
@@ -101,7 +103,7 @@ impl Tx {
     #[inline]
     pub fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
         match self {
-            Self::Tap(tap) => burst.each(|frame| tap.send(frame)),
+            Self::Tap(tap) => tap.send(burst),
             Self::Discard(discard) => discard.send(burst),
             Self::Wire(wire) => wire.send(burst),
         }
@@ -123,6 +125,14 @@ impl Tx {
         match self {
             Self::Discard(discard) => Some(discard.sum()),
             Self::Tap(_) | Self::Wire(_) => None,
+        }
+    }
+
+    /// Takes what joins packets: whoever fills this uplink from another thread joins them there.
+    pub fn take_joiner(&mut self) -> Option<Box<Joiner>> {
+        match self {
+            Self::Tap(tap) => tap.take_joiner(),
+            Self::Discard(_) | Self::Wire(_) => None,
         }
     }
 
@@ -164,7 +174,7 @@ impl Rx {
     #[must_use]
     pub fn beside(&self) -> Self {
         match self {
-            Self::Tap(tap) => Self::Tap(tap.beside()),
+            Self::Tap(tap) => Self::Tap(Box::new(tap.beside())),
             Self::Discard | Self::Generate(_) | Self::Wire(_) | Self::Piped(_) => Self::Discard,
         }
     }
@@ -185,7 +195,8 @@ impl Rx {
     pub fn forget(&mut self) {
         match self {
             Self::Wire(wire) => wire.empty(),
-            Self::Tap(_) | Self::Discard | Self::Generate(_) | Self::Piped(_) => {}
+            Self::Tap(tap) => tap.forget(),
+            Self::Discard | Self::Generate(_) | Self::Piped(_) => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! Frames on their way from the guest, a burst at a time.
 
 use super::MAX_FRAME;
-use crate::memory::GuestSlice;
+use crate::memory::{GuestSlice, copy_from_guest};
 use crate::offload::NetHeader;
 use crate::ring::Taken;
 
@@ -23,6 +23,8 @@ pub struct TxBurst<'a> {
     pub taken: &'a Taken,
     /// Bytes at the start of each that hold the guest's own header and are not sent.
     pub skip: usize,
+    /// A bit for each frame, the first one the lowest: it was sent already, with one that stood before it.
+    pub ahead: u64,
 }
 
 /// One frame of a burst.
@@ -58,8 +60,11 @@ pub enum Sent {
 /// What became of a burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Frames that are dealt with: sent or lost. The rest was not touched.
+    /// Frames at the start that are dealt with: sent or lost.
     pub done: usize,
+    /// A bit for each frame behind these, the first one the lowest: sent as well, with one that stood before it. The rest was
+    /// not touched.
+    pub ahead: u64,
     /// Frames that the uplink has.
     pub packets: u64,
     /// Packets that these stand for, once they are segmented.
@@ -75,22 +80,27 @@ pub struct Progress {
 }
 
 impl<'a> TxBurst<'a> {
+    /// Frame number `at`.
+    #[inline]
+    pub(super) fn frame(&self, at: usize) -> TxFrame<'a> {
+        let judged = &self.frames[at];
+        let chain = &self.taken.chains()[usize::from(judged.chain)];
+        let len = (chain.len as usize).saturating_sub(self.skip);
+        TxFrame { header: &judged.header, slices: self.taken.buffers().get(chain.slices()), skip: self.skip, len }
+    }
+
     /// Sends frame after frame by `send`.
     #[inline]
     pub(super) fn each(&self, mut send: impl FnMut(TxFrame<'a>) -> Sent) -> Progress {
         let mut progress = Progress::default();
         let (mut bytes, mut more_segments) = (0, 0);
-        let (chains, buffers) = (self.taken.chains(), self.taken.buffers());
-        for judged in self.frames {
-            let chain = &chains[usize::from(judged.chain)];
-            let len = (chain.len as usize).saturating_sub(self.skip);
-            let frame = TxFrame { header: &judged.header, slices: buffers.get(chain.slices()), skip: self.skip, len };
-            // A chain may name gigabytes, the same ones again and again; no uplink copies that.
-            let sent = if frame.len > MAX_FRAME { Sent::Refused } else { send(frame) };
+        for at in 0..self.frames.len() {
+            let frame = self.frame(at);
+            let sent = frame.send_by(&mut send);
             if sent == Sent::Done {
                 bytes += frame.len;
                 if frame.header.is_segmented() {
-                    more_segments += frame.header.segments(frame.len) - 1;
+                    more_segments += frame.segments() - 1;
                 }
             } else {
                 progress.note(sent);
@@ -107,9 +117,26 @@ impl<'a> TxBurst<'a> {
     }
 }
 
+impl TxFrame<'_> {
+    /// Sends it by `send`. A chain may name gigabytes, the same ones again and again; no uplink copies that.
+    #[inline]
+    pub(super) fn send_by(self, send: impl FnOnce(Self) -> Sent) -> Sent {
+        if self.len > MAX_FRAME { Sent::Refused } else { send(self) }
+    }
+
+    /// Packets that it stands for.
+    pub(super) fn segments(&self) -> usize {
+        self.header.segments(self.len, |at| {
+            let mut byte = [0];
+            copy_from_guest(self.slices, self.skip + at, &mut byte);
+            byte[0]
+        })
+    }
+}
+
 impl Progress {
     #[cold]
-    fn note(&mut self, sent: Sent) {
+    pub(super) fn note(&mut self, sent: Sent) {
         match sent {
             Sent::Done => {}
             Sent::Refused => self.refused += 1,

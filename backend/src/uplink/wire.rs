@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::bell::Bell;
-use super::{Progress, Receive, Received, Sent, TxBurst};
+use super::join::{Joiner, Sink};
+use super::{Progress, Receive, Received, Sent, TxBurst, TxFrame};
 use crate::memory::{GuestSlice, append_from_guest, copy_to_guest};
-use crate::offload::{HEADER_LEN, NetHeader};
+use crate::offload::{HEADER_LEN, Joined, NetHeader};
 
 /// Most frames on their way in a stretch, and most bytes, give or take the last; then the sender waits.
 const MAX_FRAMES: usize = 1024;
@@ -62,6 +63,7 @@ pub struct WireTx {
     own: Stretch,
     /// Frames come back to their sender: their MAC addresses are swapped.
     comes_back: bool,
+    joiner: Option<Box<Joiner>>,
 }
 
 /// The receiving half.
@@ -78,7 +80,7 @@ pub struct WireRx {
 pub fn wire() -> (WireTx, WireRx) {
     let wire = Arc::default();
     let rx = WireRx { wire: Arc::clone(&wire), stretch: Stretch::default(), at: 0 };
-    (WireTx { wire, own: Stretch::default(), comes_back: false }, rx)
+    (WireTx { wire, own: Stretch::default(), comes_back: false, joiner: None }, rx)
 }
 
 /// A test uplink: a wire that returns every frame to the guest that sent it, with its MAC addresses swapped.
@@ -131,28 +133,61 @@ impl Stretch {
     }
 }
 
+/// Puts the frames of a burst behind each other.
+struct Loader<'a> {
+    own: &'a mut Stretch,
+    /// What lies on the wire already.
+    frames: usize,
+    bytes: usize,
+    comes_back: bool,
+}
+
+impl Loader<'_> {
+    fn is_full(&self) -> bool {
+        self.frames + self.own.frames >= MAX_FRAMES || self.bytes + self.own.bytes.len() >= MAX_BYTES
+    }
+}
+
+impl Sink for Loader<'_> {
+    #[inline]
+    fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+        if self.is_full() {
+            return Sent::Full;
+        }
+        if frame.len < 2 * MAC_LEN {
+            return Sent::Refused;
+        }
+        self.own.begin(frame.header, frame.len);
+        let start = self.own.bytes.len();
+        append_from_guest(frame.slices, frame.skip, frame.len, &mut self.own.bytes);
+        if self.comes_back
+            && let Some((addresses, _)) = self.own.bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>()
+        {
+            let [a, b, c, d, e, f, g, h, i, j, k, l] = *addresses;
+            *addresses = [g, h, i, j, k, l, a, b, c, d, e, f];
+        }
+        Sent::Done
+    }
+
+    fn send_joined(&mut self, joined: &Joined<'_>, burst: &TxBurst<'_>) -> Sent {
+        if self.is_full() {
+            return Sent::Full;
+        }
+        self.own.begin(joined.header(), joined.frame_len());
+        joined.gather(burst, &mut self.own.bytes);
+        Sent::Done
+    }
+}
+
 impl WireTx {
     pub(super) fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
         // Guest memory is read before the lock is taken: it may be slow to come, and the other half is not to wait for it.
         let (frames, bytes) = self.wire.lock().size();
-        let mut progress = burst.each(|frame| {
-            if frames + self.own.frames >= MAX_FRAMES || bytes + self.own.bytes.len() >= MAX_BYTES {
-                return Sent::Full;
-            }
-            if frame.len < 2 * MAC_LEN {
-                return Sent::Refused;
-            }
-            self.own.begin(frame.header, frame.len);
-            let start = self.own.bytes.len();
-            append_from_guest(frame.slices, frame.skip, frame.len, &mut self.own.bytes);
-            if self.comes_back
-                && let Some((addresses, _)) = self.own.bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>()
-            {
-                let [a, b, c, d, e, f, g, h, i, j, k, l] = *addresses;
-                *addresses = [g, h, i, j, k, l, a, b, c, d, e, f];
-            }
-            Sent::Done
-        });
+        let mut loader = Loader { own: &mut self.own, frames, bytes, comes_back: self.comes_back };
+        let mut progress = match &mut self.joiner {
+            Some(joiner) => joiner.send(burst, &mut loader),
+            None => burst.each(|frame| loader.send(frame)),
+        };
         let mut stretch = self.wire.lock();
         let was_empty = stretch.frames == 0;
         stretch.take_from(&mut self.own);
@@ -162,6 +197,11 @@ impl WireTx {
             self.wire.fate.tell(&mut progress);
         }
         progress
+    }
+
+    /// Joins packets from now on, for the uplink at the other end.
+    pub fn join_by(&mut self, joiner: Option<Box<Joiner>>) {
+        self.joiner = joiner;
     }
 
     /// Puts a frame on the wire that lies in private memory.

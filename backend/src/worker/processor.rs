@@ -35,11 +35,12 @@ impl ProcessorHandle {
     pub fn spawn(name: String, cpu: Option<usize>, uplink: (Tx, Rx)) -> io::Result<(Self, (Tx, Rx))> {
         let own_name = name.clone();
         let valve = Arc::new(Valve::new()?);
-        let (to_uplink, from_rings) = wire();
+        let (mut to_uplink, from_rings) = wire();
         let (to_rings, from_uplink) = wire();
         to_uplink.ring_bells();
         to_rings.ring_bells();
-        let (tx, rx) = uplink;
+        let (mut tx, rx) = uplink;
+        to_uplink.join_by(tx.take_joiner());
         let beside = Box::new(rx.beside());
         let processor = Processor::new(tx, rx, from_rings, to_rings, valve.clone())?;
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {

@@ -120,8 +120,8 @@ impl RxHalf {
         let Some(ring) = &mut queue.ring else { return Moved::BLOCKED };
         let (moved, error) = match (ring, uplink) {
             (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
-            (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared),
+            (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared),
             (Ring::Split(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
             (Ring::Packed(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
             (Ring::Split(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared),
@@ -353,8 +353,12 @@ impl State {
                 break;
             }
         }
-        let segments = header.segments(len);
         let chains = self.filled.len() - first;
+        let segments = header.segments(len, |at| {
+            let mut byte = [0];
+            copy_from_guest(ring.taken().slices_from(first, chains), terms.header_len + at, &mut byte);
+            byte[0]
+        });
         if let Some(urgent) = self.urgent {
             self.found_urgent |= is_urgent(urgent, ring.taken().slices_from(first, chains), terms.header_len);
         }

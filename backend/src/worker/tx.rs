@@ -28,11 +28,13 @@ struct Sender {
     expected_mac: Option<[u8; 6]>,
     /// Frames of a burst that are to be sent.
     frames: Vec<Judged>,
+    /// Which of those that an earlier burst left were sent with one that stood before them (see [`TxBurst::ahead`]).
+    ahead: u64,
 }
 
 impl TxHalf {
     pub(super) fn new(queue: Queue, uplink: Tx, expected_mac: Option<[u8; 6]>) -> Self {
-        let sender = Sender { id: queue.id, uplink, expected_mac, frames: Vec::with_capacity(BURST_PACKETS) };
+        let sender = Sender { id: queue.id, uplink, expected_mac, frames: Vec::with_capacity(BURST_PACKETS), ahead: 0 };
         Self { queue, sender }
     }
 
@@ -68,6 +70,9 @@ impl TxHalf {
 impl Sender {
     #[inline]
     fn round<R: Virtqueue>(&mut self, ring: &mut R, shared: &mut Shared, discards: bool) -> (Moved, Option<RingError>) {
+        if ring.taken().is_empty() {
+            self.ahead = 0;
+        }
         let (packets, mut error) = get_packets(ring);
         if packets == 0 {
             return (Moved { state: Direction::Empty, ..Moved::BLOCKED }, error);
@@ -83,8 +88,9 @@ impl Sender {
         let left = left_after(ring.taken());
         self.judge(ring.taken(), packets, shared);
         let skip = shared.features.header_len;
-        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip };
+        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead: self.ahead };
         let sent = self.uplink.send(&burst);
+        self.ahead = sent.ahead;
         // All chains before the first frame that was not dealt with are done, dropped ones among them.
         let done = self.frames.get(sent.done).map_or(packets, |frame| frame.chain.into());
         ring.complete_unwritten(done);

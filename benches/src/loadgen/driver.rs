@@ -19,6 +19,8 @@ use super::session::{Queue, QueuePair};
 const BATCH: u16 = 64;
 /// An iteration of the loop that took longer, in nanoseconds, did not have its CPU all the time.
 const STALL_NS: u64 = 200_000;
+/// A slice of a run, in nanoseconds: a machine that is taken away for milliseconds now and then leaves most of them alone.
+const SLICE_NS: u64 = 50_000_000;
 /// A stall that is not made up for within this time, in nanoseconds, excuses nothing more.
 const CATCH_UP_NS: u64 = 20_000_000;
 /// How long what is out may stay out without any progress, once nothing more is due.
@@ -111,7 +113,7 @@ impl Driver {
     pub fn run(mut self) -> Result<Found> {
         let end = self.config.duration.as_nanos() as u64;
         let mut settled_at = Some(self.config.settling.as_nanos() as u64).filter(|ns| *ns > 0);
-        let mut looked = None;
+        let (mut looked, mut slice_end) = (None, SLICE_NS);
         let cpu = thread_cpu();
         let _ = self.pair.rx.calls() + self.pair.tx.calls();
         self.epoch = Instant::now();
@@ -127,6 +129,11 @@ impl Driver {
             if settled_at.is_some_and(|at| now >= at) {
                 settled_at = None;
                 self.found.forget_clocks();
+                slice_end = now + SLICE_NS;
+            }
+            if now >= slice_end {
+                self.found.close_slice();
+                slice_end = now + SLICE_NS;
             }
             self.catch_up(now);
             let sent = self.send_due(now)?;
@@ -139,6 +146,7 @@ impl Driver {
         }
         self.found.counts.unsent = self.schedule.clone().left_before(end);
         self.settle()?;
+        self.found.close_slice();
         self.found.cpu = thread_cpu() - cpu;
         self.found.counts.calls += self.pair.rx.calls() + self.pair.tx.calls();
         if self.pair.rx.is_broken() || self.pair.tx.is_broken() {

@@ -123,6 +123,9 @@ impl Clock {
     }
 }
 
+/// Least packets in a slice of which the 99th percentile says something.
+const SLICE_PACKETS: u64 = 1000;
+
 /// What a driver found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
@@ -134,6 +137,10 @@ pub struct Found {
     pub taken: Clock,
     /// From due until it came back.
     pub returned: Clock,
+    /// The same since the last slice was closed.
+    pub slice: Clock,
+    /// The 99th percentile of each slice that was closed, in microseconds.
+    pub slice_p99s: Vec<f64>,
     /// The thread's time on a CPU.
     pub cpu: Duration,
 }
@@ -141,7 +148,16 @@ pub struct Found {
 impl Found {
     /// Forgets what the clocks showed, not what was counted.
     pub fn forget_clocks(&mut self) {
-        (self.lateness, self.taken, self.returned) = <_>::default();
+        (self.lateness, self.taken, self.returned, self.slice, self.slice_p99s) = <_>::default();
+    }
+
+    /// Ends a slice of the run.
+    pub fn close_slice(&mut self) {
+        let slice = std::mem::take(&mut self.slice);
+        if let Some(latency) = slice.clone().latency().filter(|latency| latency.packets >= SLICE_PACKETS) {
+            self.slice_p99s.push(latency.p99_us);
+        }
+        self.returned.add(slice);
     }
 }
 
@@ -179,6 +195,9 @@ pub struct Outcome {
     pub mbits: f64,
     /// Packets sent that did not go the whole way.
     pub lost: u64,
+    /// The 99th percentile of the slice in the middle, of slices of the run by it: what it is while the machine does nothing
+    /// else. None if too few packets came for it.
+    pub slice_p99_us: Option<f64>,
     /// From due to given to the device: the driver's own lateness, part of both of the following.
     pub lateness: Option<Latency>,
     /// From due until the device took the packet.

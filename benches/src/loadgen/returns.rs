@@ -36,7 +36,7 @@ impl Judged {
                 found.counts.received_bytes += len as u64;
                 found.counts.out_of_order += u64::from(late);
                 if due >= clocked_from {
-                    found.returned.record(now.saturating_sub(due));
+                    found.slice.record(now.saturating_sub(due));
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::peer::Peer;
 use super::schedule::Rate;
 use super::session::{QueuePair, Session, SessionConfig};
 use crate::machine;
+use crate::stats::Summary;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ pub fn run(config: &RunConfig) -> Result<Outcome> {
         all.lateness.add(found.lateness);
         all.taken.add(found.taken);
         all.returned.add(found.returned);
+        all.slice_p99s.extend(found.slice_p99s);
     }
     Ok(outcome(config, all, before, after))
 }
@@ -112,6 +114,7 @@ fn outcome(config: &RunConfig, found: Found, before: Peer, after: Peer) -> Outco
         pps: done as f64 / seconds,
         mbits: bytes as f64 * 8.0 / seconds / 1e6,
         lost: counts.sent.saturating_sub(done),
+        slice_p99_us: Summary::of(&found.slice_p99s).map(|p99s| p99s.median),
         lateness: found.lateness.latency(),
         taken: found.taken.latency(),
         returned: found.returned.latency(),

@@ -48,7 +48,7 @@ impl Account {
         }
         if self.points.iter().next().is_some() {
             text += &format!(
-                "\nmedians of all turns; of the p99 beside it, the client's own lateness\n\n{}",
+                "\nmedians of all turns; p99 of a slice: of the slice in the middle, of slices of 50 ms by their p99, which is what is compared;\nof the p99, the client's own lateness\n\n{}",
                 columns(&self.loads())
             );
         }
@@ -62,12 +62,13 @@ impl Account {
         text + &format!("\n{}", columns(&rows))
     }
 
-    fn loads(&self) -> Vec<[String; 11]> {
+    fn loads(&self) -> Vec<[String; 12]> {
         let header = [
             "",
             "packets/s",
             "p50 us",
             "p99 us",
+            "of a slice",
             "client's in it",
             "p99.9 us",
             "CPU %",
@@ -91,6 +92,7 @@ impl Account {
                     cell(0, |s| s.pps),
                     cell(1, |s| s.p50_us),
                     cell(1, |s| s.p99_us),
+                    cell(1, Sample::tail_us),
                     cell(1, |s| s.lateness_p99_us),
                     tail,
                     cell(2, |s| 100.0 * s.cpu),
@@ -157,7 +159,7 @@ impl Account {
     fn latency(&self, pattern: Pattern) -> Panel {
         let curves = Subject::ALL.into_iter().flat_map(|subject| {
             let p50 = self.curve(pattern, subject, format!("{subject} p50"), |s| s.p50_us);
-            let p99 = self.curve(pattern, subject, format!("{subject} p99"), |s| s.p99_us);
+            let p99 = self.curve(pattern, subject, format!("{subject} p99"), Sample::tail_us);
             [p50, Curve { aside: true, ..p99 }]
         });
         Panel {
@@ -199,6 +201,7 @@ mod tests {
                     pps,
                     p50_us: 8.0,
                     p99_us: 21.5,
+                    slice_p99_us: Some(20.5),
                     lateness_p99_us: 3.5,
                     p99_9_us: tail,
                     cpu: 0.125,
@@ -217,10 +220,11 @@ mod tests {
             let line = text.lines().find(|line| line.starts_with(start)).unwrap();
             line.split("  ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
         };
-        let row = ["poisson 1k, auto", "1000", "8.0", "21.5", "3.5", "-", "12.50", "0.0000", "0.0000", "0", "0"];
+        let row =
+            ["poisson 1k, auto", "1000", "8.0", "21.5", "20.5", "3.5", "-", "12.50", "0.0000", "0.0000", "0", "0"];
         assert_eq!(cells("poisson 1k, auto"), row);
-        assert_eq!(cells("poisson full, polling")[5], "90.5");
-        assert_eq!(cells("poisson full, testpmd")[1..], ["-"; 10]);
+        assert_eq!(cells("poisson full, polling")[6], "90.5");
+        assert_eq!(cells("poisson full, testpmd")[1..], ["-"; 11]);
         assert_eq!(cells("poisson full: p99"), ["poisson full: p99, auto / polling", "1.000", "<= 1.1", "yes"]);
         assert_eq!(cells("idle: rounds")[1..], ["-", "<= 0", "not measured"]);
         assert!(text.contains("machine: a small one") && !text.contains("silence:"));
@@ -234,7 +238,7 @@ mod tests {
         assert_eq!(json["auto_must_show"][0]["holds"], true);
         let panels = account.panels();
         assert_eq!((panels.len(), panels[0].curves.len(), panels[1].curves.len()), (2, 8, 4));
-        assert_eq!(panels[0].curves[5].points, [(1e3, 21.5), (1e6, 21.5)]);
+        assert_eq!(panels[0].curves[5].points, [(1e3, 20.5), (1e6, 20.5)]);
         assert!(panels[0].curves[5].aside && panels[0].curves[5].name == "auto p99");
         assert_eq!(panels[1].curves[2].points[0], (1e3, 12.5));
     }

@@ -115,7 +115,7 @@ fn ends(points: &Points) -> Vec<Claim> {
             claims.push(Claim::new(format!("{point}: rate, auto / polling"), value, Bound::AtLeast(0.98)));
         }
         if point.load.is_high() {
-            let value = ratio(Polling, |s| s.p99_us);
+            let value = ratio(Polling, Sample::tail_us);
             claims.push(Claim::new(format!("{point}: p99, auto / polling"), value, Bound::AtMost(1.1)));
         }
         if point.load == TRICKLE {
@@ -132,7 +132,7 @@ fn between(points: &Points) -> Vec<Claim> {
         what: format!("{point}: CPU, auto / interrupt, or p99, auto / polling"),
         any_of: vec![
             (points.ratio(point, [Auto, Interrupt], |s| s.cpu), Bound::AtMost(1.1)),
-            (points.ratio(point, [Auto, Polling], |s| s.p99_us), Bound::AtMost(1.25)),
+            (points.ratio(point, [Auto, Polling], Sample::tail_us), Bound::AtMost(1.25)),
         ],
     };
     let in_all = |pattern| {

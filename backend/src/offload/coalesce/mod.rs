@@ -20,6 +20,8 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use super::{NetHeader, Offloads};
 use flow::Look;
 use group::Group;
@@ -43,6 +45,13 @@ pub trait Frames {
 
     /// Copies bytes of frame `at`, from byte `from` on, until `to` is full or the frame ends; says how many.
     fn copy(&self, at: usize, from: usize, to: &mut [u8]) -> usize;
+
+    /// Appends `bytes` of frame `at` to `to`; all of them, zero where the frame has none.
+    fn append(&self, at: usize, bytes: Range<usize>, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + bytes.len(), 0);
+        self.copy(at, bytes.start, &mut to[start..]);
+    }
 
     /// The bytes of frame `at` from [`PEEK_AT`] on, zero behind its end.
     fn peek(&self, at: usize) -> [u8; PEEK] {

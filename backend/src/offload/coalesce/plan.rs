@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::group::Group;
-use super::{Coalescer, END, NetHeader};
+use super::{Coalescer, END, Frames, NetHeader};
 
 /// How to send a burst, in the order of sending.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,20 @@ impl<'a> Joined<'a> {
     #[must_use]
     pub fn segments(&self) -> usize {
         self.group().segments()
+    }
+
+    /// Bytes of payload of each packet, but for the last, which may have fewer.
+    #[must_use]
+    pub fn segment_len(&self) -> usize {
+        self.group().segment_len()
+    }
+
+    /// Appends it whole: for who cannot send it in pieces.
+    pub fn gather(&self, frames: &impl Frames, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.head());
+        for Part { frame, bytes } in self.parts() {
+            frames.append(frame, bytes, to);
+        }
     }
 
     /// Its payload, in order: one part of each frame.

@@ -1,0 +1,147 @@
+//! Joins the packets of a burst that an uplink can cut up again, and sends everything in order.
+//!
+//! What the uplink is handed costs it the same whatever it holds, so joined packets cost once. See
+//! [`Coalescer`](crate::offload::Coalescer) for which are joined.
+
+use std::ops::Range;
+
+use super::{Progress, Sent, TxBurst, TxFrame};
+use crate::memory::{append_from_guest, copy_from_guest};
+use crate::offload::{Coalescer, Frames, Joined, NetHeader, Offloads, Out, PEEK, PEEK_AT, Plan};
+
+/// What takes frames one by one.
+pub(super) trait Sink {
+    /// Sends a frame.
+    fn send(&mut self, frame: TxFrame<'_>) -> Sent;
+
+    /// Sends several frames of a burst as one.
+    fn send_joined(&mut self, joined: &Joined<'_>, burst: &TxBurst<'_>) -> Sent;
+}
+
+/// Joins packets for an uplink.
+#[derive(Debug)]
+pub struct Joiner {
+    coalescer: Coalescer,
+    /// What the uplink cuts up.
+    takes: Offloads,
+}
+
+impl Joiner {
+    /// For an uplink that takes `takes`.
+    #[must_use]
+    pub fn new(takes: Offloads) -> Self {
+        Self { coalescer: Coalescer::default(), takes }
+    }
+
+    /// Sends a burst, in order, until something of it cannot be sent now.
+    #[inline]
+    pub(super) fn send(&mut self, burst: &TxBurst<'_>, sink: &mut impl Sink) -> Progress {
+        match self.coalescer.plan(burst, self.takes, burst.ahead) {
+            None => burst.each(|frame| sink.send(frame)),
+            Some(plan) => send_plan(burst, plan, sink),
+        }
+    }
+}
+
+fn send_plan(burst: &TxBurst<'_>, plan: Plan<'_>, sink: &mut impl Sink) -> Progress {
+    let mut progress = Progress::default();
+    let mut settled_outs = 0;
+    for out in plan.outs() {
+        let sent = match out {
+            Out::Alone(at) => send_alone(burst, at, sink, &mut progress),
+            Out::Joined(joined) => send_joined(burst, &joined, sink, &mut progress),
+        };
+        if matches!(sent, Sent::Full | Sent::Fault) {
+            break;
+        }
+        settled_outs += 1;
+        if sent == Sent::Gone {
+            break;
+        }
+    }
+    let settled = plan.settled(settled_outs);
+    // Frames behind those that a plan is made for wait for the next.
+    (progress.done, progress.ahead) = (settled.done, settled.ahead);
+    progress
+}
+
+fn send_alone(burst: &TxBurst<'_>, at: usize, sink: &mut impl Sink, progress: &mut Progress) -> Sent {
+    let frame = burst.frame(at);
+    let sent = frame.send_by(|frame| sink.send(frame));
+    if sent == Sent::Done {
+        progress.packets += 1;
+        progress.segments += frame.segments() as u64;
+        progress.bytes += frame.len as u64;
+    } else {
+        progress.note(sent);
+    }
+    sent
+}
+
+fn send_joined(burst: &TxBurst<'_>, joined: &Joined<'_>, sink: &mut impl Sink, progress: &mut Progress) -> Sent {
+    let sent = sink.send_joined(joined, burst);
+    match sent {
+        Sent::Done => {
+            progress.packets += joined.segments() as u64;
+            progress.segments += joined.segments() as u64;
+            progress.bytes += joined.parts().map(|part| part.bytes.end as u64).sum::<u64>();
+        }
+        // What cannot be had together may be had piece by piece: to join is never to lose.
+        Sent::Refused => {
+            for part in joined.parts() {
+                if send_alone(burst, part.frame, sink, progress) == Sent::Full {
+                    progress.end = None;
+                    progress.refused += 1;
+                }
+            }
+            return Sent::Done;
+        }
+        Sent::Down | Sent::Gone => {
+            progress.down += joined.segments() as u64 - 1;
+            progress.note(sent);
+        }
+        Sent::Full | Sent::Fault => progress.note(sent),
+    }
+    sent
+}
+
+impl Frames for TxBurst<'_> {
+    #[inline]
+    fn count(&self) -> usize {
+        self.frames.len()
+    }
+
+    #[inline]
+    fn header(&self, at: usize) -> &NetHeader {
+        &self.frames[at].header
+    }
+
+    #[inline]
+    fn frame_len(&self, at: usize) -> usize {
+        self.frame(at).len
+    }
+
+    #[inline]
+    fn copy(&self, at: usize, from: usize, to: &mut [u8]) -> usize {
+        let frame = self.frame(at);
+        copy_from_guest(frame.slices, frame.skip + from, to)
+    }
+
+    #[inline]
+    fn append(&self, at: usize, bytes: Range<usize>, to: &mut Vec<u8>) {
+        let frame = self.frame(at);
+        append_from_guest(frame.slices, frame.skip + bytes.start, bytes.len(), to);
+    }
+
+    #[inline]
+    fn peek(&self, at: usize) -> [u8; PEEK] {
+        let frame = self.frame(at);
+        let mut peek = [0; PEEK];
+        let len = frame.len.saturating_sub(PEEK_AT).min(PEEK);
+        copy_from_guest(frame.slices, frame.skip + PEEK_AT, &mut peek[..len]);
+        peek
+    }
+}
+
+#[cfg(test)]
+mod tests;
