@@ -120,7 +120,22 @@ impl NetNs {
 
     /// What an interface has carried so far.
     pub fn counters(&self, interface: &str) -> Result<Counters> {
-        let table = self.run_in(|| fs::read_to_string("/proc/thread-self/net/dev"))??;
+        Counters::of(interface, &self.run_in(|| fs::read_to_string("/proc/thread-self/net/dev"))??)
+    }
+
+    /// A path by which other programs can enter it while this program lives (`nsenter --net=PATH`).
+    pub fn path(&self) -> String {
+        use std::os::fd::AsRawFd;
+        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
+    }
+}
+
+impl Counters {
+    /// Those of an interface in a `/proc/net/dev`.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn of(interface: &str, table: &str) -> Result<Self> {
         let line = table.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
         let numbers: Vec<u64> = line
             .with_context(|| format!("no interface {interface}"))?
@@ -131,12 +146,6 @@ impl NetNs {
             bail!("interface {interface} has too few counters: {numbers:?}");
         };
         Ok(Counters { rx_bytes, rx_packets, tx_bytes, tx_packets, tx_dropped })
-    }
-
-    /// A path by which other programs can enter it while this program lives (`nsenter --net=PATH`).
-    pub fn path(&self) -> String {
-        use std::os::fd::AsRawFd;
-        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 }
 

@@ -11,29 +11,49 @@ const MB: u64 = 1_000_000;
 /// The largest frame that is not to be segmented: the MTU, an Ethernet header, and the TAP's own header.
 const PLAIN_FRAME: u64 = 1500 + 14 + 12;
 
-/// Average size of the frames that a TCP payload travelled in, from the guest and to it. Acknowledgements go the
-/// other way, so they do not count.
-fn frame_sizes(lab: &Lab, guest: &Guest, [host_address, guest_address]: [&str; 2], bytes: u64) -> Result<[u64; 2]> {
+/// Average sizes of the frames that a TCP payload travelled in.
+#[derive(Debug)]
+struct Sizes {
+    /// As the guest's driver had them: from the guest, to it.
+    guest: [u64; 2],
+    /// As the TAP had them.
+    tap: [u64; 2],
+}
+
+/// Sends a payload each way. Acknowledgements go the other way, so they do not count.
+fn frame_sizes(lab: &Lab, guest: &Guest, [host_address, guest_address]: [&str; 2], bytes: u64) -> Result<Sizes> {
     let (inside, outside) = (Side::Guest(guest), Side::Host(&lab.ns));
-    let counters = || lab.ns.counters("tap0");
+    let counters = || anyhow::Ok([guest_counters(guest)?, lab.ns.counters("tap0")?]);
     let rx = |counters: Counters| (counters.rx_bytes, counters.rx_packets);
     let tx = |counters: Counters| (counters.tx_bytes, counters.tx_packets);
     let average = |before: (u64, u64), after: (u64, u64)| (after.0 - before.0) / (after.1 - before.1).max(1);
 
-    let start = counters()?;
+    let [start_in, start_out] = counters()?;
     transfer::tcp(inside, outside, host_address, bytes)?;
-    let middle = counters()?;
+    let [middle_in, middle_out] = counters()?;
     transfer::tcp(outside, inside, guest_address, bytes)?;
-    Ok([average(rx(start), rx(middle)), average(tx(middle), tx(counters()?))])
+    let [end_in, end_out] = counters()?;
+    Ok(Sizes {
+        guest: [average(tx(start_in), tx(middle_in)), average(rx(middle_in), rx(end_in))],
+        tap: [average(rx(start_out), rx(middle_out)), average(tx(middle_out), tx(end_out))],
+    })
 }
 
-fn is_segmented_late(sizes: [u64; 2]) -> Result<()> {
-    ensure!(sizes.iter().all(|size| *size > 4 * PLAIN_FRAME), "TCP is not segmented late: {sizes:?} B a frame");
+fn guest_counters(guest: &Guest) -> Result<Counters> {
+    Counters::of("eth0", &guest.run_ok("cat /proc/net/dev")?)
+}
+
+/// The frames of the TAP are large, and so are the guest's.
+fn is_segmented_late(sizes: &Sizes) -> Result<()> {
+    let all = || sizes.guest.iter().chain(&sizes.tap);
+    ensure!(all().all(|size| *size > 4 * PLAIN_FRAME), "TCP is not segmented late: {sizes:?} B a frame");
     Ok(())
 }
 
-fn is_plain(sizes: [u64; 2]) -> Result<()> {
-    ensure!(sizes.iter().all(|size| *size <= PLAIN_FRAME), "frames are larger than the MTU: {sizes:?} B a frame");
+/// The guest has only packets. Those that it sends reach the TAP joined, if `joined`.
+fn is_plain(sizes: &Sizes, joined: bool) -> Result<()> {
+    ensure!(sizes.guest.iter().all(|size| *size <= PLAIN_FRAME), "frames are larger than the MTU: {sizes:?} B a frame");
+    ensure!((sizes.tap[0] > 2 * PLAIN_FRAME) == joined, "the TAP got {} B a frame", sizes.tap[0]);
     Ok(())
 }
 
@@ -57,7 +77,7 @@ fn everything(qemu: Qemu) -> Result<()> {
     lab.ping(&guest)?;
     udp_both_ways(&lab, &guest)?;
     for addresses in [[HOST, GUEST], [HOST6, GUEST6]] {
-        is_segmented_late(frame_sizes(&lab, &guest, addresses, 64 * MB + 1)?)?;
+        is_segmented_late(&frame_sizes(&lab, &guest, addresses, 64 * MB + 1)?)?;
     }
 
     // One by one: a driver that cannot change one of them refuses the line.
@@ -67,7 +87,7 @@ fn everything(qemu: Qemu) -> Result<()> {
         ensure!(features.contains(feature), "not \"{feature}\" in the guest:\n{features}");
     }
     lab.ns.sh("ethtool -K tap0 tx off sg off tso off gso off gro off")?;
-    is_plain(frame_sizes(&lab, &guest, [HOST, GUEST], 16 * MB + 1)?)?;
+    is_plain(&frame_sizes(&lab, &guest, [HOST, GUEST], 16 * MB + 1)?, true)?;
     lab.ns.sh("ethtool -K tap0 tx on sg on tso on gso on")?;
     udp_both_ways(&lab, &guest)?;
     lab.tcp_both_ways(&guest, 16 * MB + 1)
@@ -88,8 +108,11 @@ const NO_OFFLOADS: &str = "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_
 
 /// Boots with the device's `properties`, after which the driver must not have chosen the features `absent`. Answers
 /// the frame sizes.
-fn without(qemu: Qemu, properties: &str, absent: &[&str]) -> Result<[u64; 2]> {
-    let lab = Lab::new()?;
+fn without(qemu: Qemu, properties: &str, absent: &[&str]) -> Result<Sizes> {
+    without_in(&Lab::new()?, qemu, properties, absent)
+}
+
+fn without_in(lab: &Lab, qemu: Qemu, properties: &str, absent: &[&str]) -> Result<Sizes> {
     let guest = lab.boot_with(qemu, properties)?;
     let log = lab.vnicd.log();
     let features = log.iter().rfind(|line| line.contains("features: ")).map(String::as_str).unwrap_or_default();
@@ -98,36 +121,37 @@ fn without(qemu: Qemu, properties: &str, absent: &[&str]) -> Result<[u64; 2]> {
         ensure!(!features.contains(feature), "{properties} has no effect: {features}");
     }
     lab.ping(&guest)?;
-    udp_both_ways(&lab, &guest)?;
-    frame_sizes(&lab, &guest, [HOST6, GUEST6], 4 * MB + 1)?;
-    frame_sizes(&lab, &guest, [HOST, GUEST], 16 * MB + 1)
+    udp_both_ways(lab, &guest)?;
+    frame_sizes(lab, &guest, [HOST6, GUEST6], 4 * MB + 1)?;
+    frame_sizes(lab, &guest, [HOST, GUEST], 16 * MB + 1)
 }
 
 #[test]
 fn without_mergeable_buffers() -> Result<()> {
-    is_segmented_late(without(Qemu::V10, "mrg_rxbuf=off", &["MRG_RXBUF"])?)
+    is_segmented_late(&without(Qemu::V10, "mrg_rxbuf=off", &["MRG_RXBUF"])?)
 }
 
 #[test]
 fn without_event_idx() -> Result<()> {
-    is_segmented_late(without(Qemu::V7, "event_idx=off", &["EVENT_IDX"])?)
+    is_segmented_late(&without(Qemu::V7, "event_idx=off", &["EVENT_IDX"])?)
 }
 
 #[test]
 fn without_indirect_descriptors() -> Result<()> {
-    is_segmented_late(without(Qemu::V10, "indirect_desc=off", &["INDIRECT_DESC"])?)
+    is_segmented_late(&without(Qemu::V10, "indirect_desc=off", &["INDIRECT_DESC"])?)
 }
 
 #[test]
 fn without_offloads() -> Result<()> {
-    is_plain(without(Qemu::V7, NO_OFFLOADS, &["CSUM", "TSO", "ECN", "USO"])?)
+    is_plain(&without(Qemu::V7, NO_OFFLOADS, &["CSUM", "TSO", "ECN", "USO"])?, true)
 }
 
 #[test]
 fn without_anything() -> Result<()> {
     let properties = format!("mrg_rxbuf=off,event_idx=off,indirect_desc=off,{NO_OFFLOADS}");
     let absent = ["MRG_RXBUF", "EVENT_IDX", "INDIRECT_DESC", "CSUM", "TSO", "ECN", "USO"];
-    is_plain(without(Qemu::V10, &properties, &absent)?)
+    let lab = Lab::with(|vnicd| vnicd.args(["--no-coalesce"]))?;
+    is_plain(&without_in(&lab, Qemu::V10, &properties, &absent)?, false)
 }
 
 /// A driver of virtio 0.9 without mergeable buffers has the short header.
@@ -137,7 +161,7 @@ fn a_legacy_device_with_the_short_header() -> Result<()> {
     let guest = lab.boot_with(Qemu::V10, "disable-modern=on,disable-legacy=off,mrg_rxbuf=off")?;
     ensure!(lab.lines_with("VERSION_1") == 0, "the device is not a legacy one");
     udp_both_ways(&lab, &guest)?;
-    is_segmented_late(frame_sizes(&lab, &guest, [HOST, GUEST], 16 * MB + 1)?)
+    is_segmented_late(&frame_sizes(&lab, &guest, [HOST, GUEST], 16 * MB + 1)?)
 }
 
 /// Streams at a time, on one, two and again one of two queue pairs.
