@@ -24,22 +24,38 @@ pub struct Joiner {
     coalescer: Coalescer,
     /// What the uplink cuts up.
     takes: Offloads,
+    /// Bursts in a row that had nothing to join, as far as they count.
+    fruitless: u8,
+    /// Bursts that are not looked at before the next one is.
+    to_skip: u8,
 }
+
+/// Where nothing is joined, one burst in so many is looked at all the same, and one more.
+const MAX_SKIPPED: u8 = 7;
 
 impl Joiner {
     /// For an uplink that takes `takes`.
     #[must_use]
     pub fn new(takes: Offloads) -> Self {
-        Self { coalescer: Coalescer::default(), takes }
+        Self { coalescer: Coalescer::default(), takes, fruitless: 0, to_skip: 0 }
     }
 
     /// Sends a burst, in order, until something of it cannot be sent now.
     #[inline]
     pub(super) fn send(&mut self, burst: &TxBurst<'_>, sink: &mut impl Sink) -> Progress {
-        match self.coalescer.plan(burst, self.takes, burst.ahead) {
-            None => burst.each(|frame| sink.send(frame)),
-            Some(plan) => send_plan(burst, plan, sink),
+        if self.to_skip > 0 && burst.ahead == 0 {
+            self.to_skip -= 1;
+            return burst.each(|frame| sink.send(frame));
         }
+        if let Some(plan) = self.coalescer.plan(burst, self.takes, burst.ahead) {
+            self.fruitless = 0;
+            return send_plan(burst, plan, sink);
+        }
+        if burst.frames.len() > 1 {
+            self.fruitless = MAX_SKIPPED.min(self.fruitless + 1);
+            self.to_skip = self.fruitless;
+        }
+        burst.each(|frame| sink.send(frame))
     }
 }
 

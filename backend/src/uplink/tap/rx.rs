@@ -29,7 +29,7 @@ pub struct TapRx {
     attached: bool,
     uso: bool,
     iovecs: Vec<libc::iovec>,
-    /// A frame as far as it does not lie in guest memory.
+    /// A header, and a frame as far as it does not lie in guest memory.
     buffer: Box<[u8]>,
     next: Next,
     /// Segments of the frame in the buffer that are still to come.
@@ -70,7 +70,7 @@ impl Receive for TapRx {
             Next::Packet(header, place) if header.is_plain() && place.len() <= room => {
                 let place = place.clone();
                 self.next = Next::Unknown;
-                Some(&self.buffer[place])
+                Some(&self.buffer[HEADER_LEN..][place])
             }
             _ => None,
         }
@@ -91,15 +91,15 @@ impl Receive for TapRx {
         };
         if header.is_segmented() && !self.queue.takes().segments_as(&header) {
             // Back from guest memory, and from here on it is the private copy that counts.
-            copy_from_guest(slices, skip, &mut self.buffer[..landed]);
+            copy_from_guest(slices, skip, &mut self.frame()[..landed]);
             return match self.begin(header, len) {
                 Some((header, place)) => self.deliver(header, place, slices, skip),
                 None => Received::Spoilt,
             };
         }
         if landed < len {
-            let len = pad(&mut self.buffer, len);
-            return Received::Frame { header, len, rest: &self.buffer[landed..len] };
+            let len = pad(self.frame(), len);
+            return Received::Frame { header, len, rest: &self.frame()[landed..len] };
         }
         let padding = &[0; MIN_FRAME][len.min(MIN_FRAME)..];
         let padded = if padding.is_empty() { 0 } else { copy_to_guest(padding, slices, skip + len) };
@@ -114,7 +114,7 @@ impl TapRx {
             attached: false,
             uso,
             iovecs: Vec::with_capacity(MAX_IOVECS),
-            buffer: vec![0; MAX_FRAME].into_boxed_slice(),
+            buffer: vec![0; HEADER_LEN + MAX_FRAME].into_boxed_slice(),
             next: Next::Unknown,
             cut: None,
         }
@@ -187,30 +187,30 @@ impl TapRx {
     /// sense.
     fn begin(&mut self, mut header: NetHeader, len: usize) -> Option<(NetHeader, Range<usize>)> {
         if header.is_segmented() && !self.queue.takes().segments_as(&header) {
-            self.cut = Cut::new(&header, &self.buffer[..len], self.queue.takes()).ok();
+            self.cut = Cut::new(&header, &self.buffer[HEADER_LEN..][..len], self.queue.takes()).ok();
             return self.next_segment();
         }
         if !header.is_segmented() {
-            finish(&mut header, &mut self.buffer[..len], self.queue.takes()).ok()?;
+            finish(&mut header, &mut self.buffer[HEADER_LEN..][..len], self.queue.takes()).ok()?;
         }
-        Some((header, 0..pad(&mut self.buffer, len)))
+        Some((header, 0..pad(self.frame(), len)))
     }
 
     /// Cuts the next segment.
     #[inline]
     fn next_segment(&mut self) -> Option<(NetHeader, Range<usize>)> {
         let cut = self.cut.as_mut()?;
-        let (header, place) = cut.next_in(&mut self.buffer)?;
+        let (header, place) = cut.next_in(&mut self.buffer[HEADER_LEN..])?;
         if !cut.is_done() {
             return Some((header, place));
         }
         self.cut = None;
-        Some((header, place.start..place.start + pad(&mut self.buffer[place.start..], place.len())))
+        Some((header, place.start..place.start + pad(&mut self.frame()[place.start..], place.len())))
     }
 
     /// Puts a packet from the buffer into guest memory.
     fn deliver(&self, header: NetHeader, place: Range<usize>, slices: &[GuestSlice<'_>], skip: usize) -> Received<'_> {
-        let packet = &self.buffer[place];
+        let packet = &self.buffer[HEADER_LEN..][place];
         let done = copy_to_guest(packet, slices, skip);
         Received::Frame { header, len: packet.len(), rest: &packet[done..] }
     }
@@ -223,9 +223,9 @@ impl TapRx {
         skip: usize,
         room: usize,
     ) -> Result<(NetHeader, usize, usize), Failure> {
-        let mut header = NetHeader::default();
+        let (header, frame) = self.buffer.split_at_mut(HEADER_LEN);
         self.iovecs.clear();
-        self.iovecs.push(libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_LEN });
+        self.iovecs.push(iovec_of(header));
         let mut offered = 0;
         let mut left = skip;
         for slice in slices {
@@ -239,15 +239,23 @@ impl TapRx {
                 self.iovecs.push(rest.iovec());
             }
         }
-        let buffer = &mut self.buffer[offered..];
-        self.iovecs.push(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() });
+        self.iovecs.push(iovec_of(&mut frame[offered..]));
+        if offered == 0 {
+            // Header and frame in one piece, for which the kernel has a shorter way.
+            self.iovecs.clear();
+            self.iovecs.push(iovec_of(&mut self.buffer));
+        }
+        let fd = self.queue.as_raw_fd();
         loop {
-            // SAFETY: the iovecs point to the header and the buffer, which live until the call returns and
-            // which nothing else refers to, and to guest memory that `slices` vouches for.
-            let got =
-                unsafe { libc::readv(self.queue.as_raw_fd(), self.iovecs.as_ptr(), self.iovecs.len() as libc::c_int) };
+            let got = match self.iovecs[..] {
+                // SAFETY: the buffer lives until the call returns, and nothing else refers to it.
+                [one] => unsafe { libc::read(fd, one.iov_base, one.iov_len) },
+                // SAFETY: as above, and guest memory is what `slices` vouches for.
+                ref all => unsafe { libc::readv(fd, all.as_ptr(), all.len() as libc::c_int) },
+            };
             if let Ok(got) = usize::try_from(got) {
                 let len = got.saturating_sub(HEADER_LEN);
+                let header = self.buffer.first_chunk().map_or_else(NetHeader::default, |bytes| NetHeader(*bytes));
                 return Ok((header, len, len.min(offered)));
             }
             return Err(match errno() {
@@ -260,6 +268,15 @@ impl TapRx {
             });
         }
     }
+
+    /// The frame in the buffer, behind the header.
+    fn frame(&mut self) -> &mut [u8] {
+        &mut self.buffer[HEADER_LEN..]
+    }
+}
+
+fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 impl From<Failure> for Received<'_> {
