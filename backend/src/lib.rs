@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod device;
 pub mod frontend;
+pub mod guard;
 pub mod memory;
 pub mod metrics;
 pub mod mode;

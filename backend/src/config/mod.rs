@@ -23,13 +23,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::guard::{Filter, Limits};
 use crate::mode::{Policy, Setting};
 use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::{DeviceName, Moderation, Threads};
 
+pub use crate::guard::Mac;
 pub use metrics::MetricsAddress;
-pub use values::{CpuList, Mac, SocketGroup, SocketMode, UplinkSpec};
+pub use values::{CpuList, SocketGroup, SocketMode, UplinkSpec};
 
 /// The daemon's configuration.
 #[derive(Args, Clone, Debug, Deserialize)]
@@ -155,6 +157,14 @@ pub struct DeviceOptions {
     /// When the guest is interrupted.
     #[command(flatten)]
     pub interrupts: Moderation,
+
+    /// What the guest may send.
+    #[command(flatten)]
+    pub filter: Filter,
+
+    /// How much may move.
+    #[command(flatten)]
+    pub limits: Limits,
 
     /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]
@@ -285,6 +295,7 @@ impl DeviceOptions {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
         }
         self.governor.check().map(drop).or_else(|e| wrong(&e.to_string()))?;
+        self.limits.check().map(drop).or_else(|e| wrong(&e))?;
         self.interrupts.check().map(drop).or_else(|e| wrong(&e))
     }
 

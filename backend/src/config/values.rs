@@ -156,24 +156,6 @@ impl FromStr for CpuList {
     }
 }
 
-/// A unicast MAC address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Mac(pub [u8; 6]);
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let byte = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
-        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
-        match bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()) {
-            Some(mac) if mac[0] & 1 == 0 && mac != [0; 6] => Ok(Self(mac)),
-            _ => Err(format!("'{text}' is no unicast MAC address: write six bytes such as 52:54:00:12:34:56")),
-        }
-    }
-}
-
 /// Permission bits of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -222,7 +204,7 @@ macro_rules! from_string {
         }
     )*};
 }
-from_string!(UplinkSpec, CpuList, Mac, SocketMode, SocketGroup);
+from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup);
 
 #[cfg(test)]
 mod tests {
@@ -269,16 +251,6 @@ mod tests {
         ] {
             let error = bad.parse::<UplinkSpec>().unwrap_err();
             assert_eq!(error.lines().count(), 1, "{bad}: {error}");
-        }
-    }
-
-    #[test]
-    fn mac_addresses() {
-        assert_eq!("52:54:00:12:34:5f".parse(), Ok(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x5f])));
-        for bad in
-            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "53:54:00:12:34:56", "00:00:00:00:00:00", "5:4:0:1:2:3"]
-        {
-            assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
 

@@ -6,7 +6,7 @@ use crate::mode::Policy;
 use crate::nic::{Nic, NicSetup};
 use crate::offload::Offloads;
 use crate::uplink::{Rx, Tx, loopback_pair};
-use crate::worker::{Moderation, Threads, Workers, mode_events};
+use crate::worker::{Guard, Moderation, Threads, Workers, mode_events};
 
 /// A device on loopback wires. No worker runs.
 pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
@@ -26,6 +26,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         workers: Arc::new(Workers::default()),
         policy: Policy::default(),
         moderation: Moderation::default(),
+        guard: Guard::default(),
         events: mode_events().unwrap().0,
     }))
 }

@@ -17,7 +17,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
-use crate::worker::{ModeEvents, Threads, Workers};
+use crate::worker::{Guard, ModeEvents, Threads, Workers};
 
 pub use entrance::Ended;
 pub use links::Links;
@@ -82,6 +82,7 @@ impl Device {
             workers: shared.workers.clone(),
             policy: options.policy(),
             moderation: options.interrupts,
+            guard: Guard::new(&options.filter, &options.limits),
             events: shared.events.clone(),
         }));
         Ok(Self { nic, entrance: Some(entrance) })

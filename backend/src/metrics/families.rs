@@ -89,11 +89,16 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Frames of the guest that were dropped, by reason.",
         source: Source::Lane(|lane, to| {
             to.add(("reason", &"header"), lane.counters.tx_dropped_header.get());
+            to.add(("reason", &"mac"), lane.counters.tx_dropped_mac.get());
+            to.add(("reason", &"ip"), lane.counters.tx_dropped_ip.get());
+            to.add(("reason", &"vlan"), lane.counters.tx_dropped_vlan.get());
             to.add(("reason", &"down"), lane.counters.tx_dropped_down.get());
             to.add(("reason", &"refused"), lane.counters.tx_dropped_refused.get());
             to.add(("reason", &"disabled"), lane.counters.tx_dropped_disabled.get());
         }),
     },
+    count!("vnicd_tx_held_total", "Times that what the guest sends had to wait for its limit.", tx_held),
+    count!("vnicd_rx_held_total", "Times that what the guest gets had to wait for its limit.", rx_held),
     count!("vnicd_kicks_total", "Times that a kick of the driver woke the worker.", kicks),
     count!(
         "vnicd_kicks_suppressed_total",

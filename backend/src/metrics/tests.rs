@@ -130,6 +130,11 @@ fn every_counter_is_exposed_once() {
         rx_dropped_offload,
         rx_dropped_too_large,
         tx_dropped_header,
+        tx_dropped_mac,
+        tx_dropped_ip,
+        tx_dropped_vlan,
+        tx_held,
+        rx_held,
         tx_dropped_down,
         tx_dropped_refused,
         tx_dropped_disabled,
@@ -150,10 +155,11 @@ fn every_counter_is_exposed_once() {
     } = &*lane.counters;
     let packets = [rx_packets, rx_segments, rx_bytes, tx_packets, tx_segments, tx_bytes];
     let drops = [rx_dropped_offload, rx_dropped_too_large, tx_dropped_header];
+    let guarded = [tx_dropped_mac, tx_dropped_ip, tx_dropped_vlan, tx_held, rx_held];
     let more_drops = [tx_dropped_down, tx_dropped_refused, tx_dropped_disabled];
     let rest =
         [calls, calls_suppressed, kicks, kicks_suppressed, wakeups, rounds, polls_empty, polls_full, rings_broken];
-    let all: Vec<_> = packets.into_iter().chain(drops).chain(more_drops).chain(rest).collect();
+    let all: Vec<_> = packets.into_iter().chain(drops).chain(guarded).chain(more_drops).chain(rest).collect();
     let count = all.len();
     for (n, counter) in (1001..).zip(all) {
         counter.add(n);

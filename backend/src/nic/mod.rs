@@ -27,7 +27,8 @@ use crate::offload::Offloads;
 use crate::opener;
 use crate::uplink::{Rx, Tx};
 use crate::worker::{
-    DeviceName, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, ProcessorHandle, QueueId, Threads, Workers,
+    DeviceName, Guard, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, ProcessorHandle, QueueId, Threads,
+    Workers,
 };
 
 /// Least MTU that IP allows (RFC 791).
@@ -67,6 +68,8 @@ pub struct NicSetup {
     pub policy: Policy,
     /// When its driver is called.
     pub moderation: Moderation,
+    /// What they may send, and how much may move.
+    pub guard: Guard,
     /// Who is told when they change their mode.
     pub events: ModeEvents,
 }
@@ -86,6 +89,7 @@ pub struct Nic {
     threads: Threads,
     workers: Arc<Workers>,
     moderation: Moderation,
+    guard: Guard,
     events: ModeEvents,
     pairs: u16,
     lanes: Vec<Lane>,
@@ -128,6 +132,7 @@ impl Nic {
             threads: setup.threads,
             workers: setup.workers,
             moderation: setup.moderation,
+            guard: setup.guard,
             events: setup.events,
             pairs,
             lanes,
@@ -302,6 +307,7 @@ impl Nic {
                     uplink_mac: self.uplink_mac,
                     policy,
                     moderation: self.moderation,
+                    guard: self.guard.clone(),
                     gauges: lane.gauges.clone(),
                     events: self.events.clone(),
                 }));

@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use super::{Progress, Sent, TxBurst, TxFrame};
-use crate::memory::{append_from_guest, copy_from_guest};
 use crate::offload::{Coalescer, Frames, Joined, NetHeader, Offloads, Out, PEEK, PEEK_AT, Plan};
 
 /// What takes frames one by one.
@@ -139,14 +138,12 @@ impl Frames for TxBurst<'_> {
 
     #[inline]
     fn copy(&self, at: usize, from: usize, to: &mut [u8]) -> usize {
-        let frame = self.frame(at);
-        copy_from_guest(frame.slices, frame.skip + from, to)
+        self.frame(at).copy(from, to)
     }
 
     #[inline]
     fn append(&self, at: usize, bytes: Range<usize>, to: &mut Vec<u8>) {
-        let frame = self.frame(at);
-        append_from_guest(frame.slices, frame.skip + bytes.start, bytes.len(), to);
+        self.frame(at).append(bytes, to);
     }
 
     #[inline]
@@ -154,7 +151,7 @@ impl Frames for TxBurst<'_> {
         let frame = self.frame(at);
         let mut peek = [0; PEEK];
         let len = frame.len.saturating_sub(PEEK_AT).min(PEEK);
-        copy_from_guest(frame.slices, frame.skip + PEEK_AT, &mut peek[..len]);
+        frame.copy(PEEK_AT, &mut peek[..len]);
         peek
     }
 }

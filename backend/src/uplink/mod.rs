@@ -24,7 +24,7 @@ pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
 pub use join::Joiner;
 pub use pipe::{Piped, Valve};
 pub use tap::{TapRx, TapTerms, TapTx, tap_pairs};
-pub use tx_burst::{Judged, Progress, Sent, TxBurst, TxFrame};
+pub use tx_burst::{Head, Judged, Progress, Sent, TxBurst, TxFrame};
 pub use wire::{WireRx, WireTx, loopback_pair, wire};
 
 /// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.

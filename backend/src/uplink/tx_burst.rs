@@ -1,7 +1,10 @@
 //! Frames on their way from the guest, a burst at a time.
 
+use std::ops::Range;
+
 use super::MAX_FRAME;
-use crate::memory::{GuestSlice, copy_from_guest};
+use crate::guard::HEAD_LEN;
+use crate::memory::{GuestSlice, append_from_guest, copy_from_guest};
 use crate::offload::NetHeader;
 use crate::ring::Taken;
 
@@ -25,6 +28,32 @@ pub struct TxBurst<'a> {
     pub skip: usize,
     /// A bit for each frame, the first one the lowest: it was sent already, with one that stood before it.
     pub ahead: u64,
+    /// The first bytes of each frame that were judged, if any were: they are sent in the place of the guest's.
+    pub heads: &'a [Head],
+}
+
+/// First bytes of a frame, in private memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    bytes: [u8; HEAD_LEN],
+    len: usize,
+}
+
+impl Head {
+    /// Of a frame in `slices`, behind the guest's own header of `skip` bytes.
+    #[must_use]
+    pub fn of(slices: &[GuestSlice<'_>], skip: usize) -> Self {
+        let mut bytes = [0; HEAD_LEN];
+        let len = copy_from_guest(slices, skip, &mut bytes);
+        Self { bytes, len }
+    }
+
+    /// The bytes: as many as there are, [`HEAD_LEN`] at most.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// One frame of a burst.
@@ -38,6 +67,8 @@ pub struct TxFrame<'a> {
     pub skip: usize,
     /// Bytes of the frame, without any header.
     pub len: usize,
+    /// What is sent in the place of the first of these.
+    pub head: &'a [u8],
 }
 
 /// What became of a frame.
@@ -86,7 +117,8 @@ impl<'a> TxBurst<'a> {
         let judged = &self.frames[at];
         let chain = &self.taken.chains()[usize::from(judged.chain)];
         let len = (chain.len as usize).saturating_sub(self.skip);
-        TxFrame { header: &judged.header, slices: self.taken.buffers().get(chain.slices()), skip: self.skip, len }
+        let head = self.heads.get(at).map_or(&[][..], Head::bytes);
+        TxFrame { header: &judged.header, slices: self.taken.buffers().get(chain.slices()), skip: self.skip, len, head }
     }
 
     /// Sends frame after frame by `send`.
@@ -128,9 +160,30 @@ impl TxFrame<'_> {
     pub(super) fn segments(&self) -> usize {
         self.header.segments(self.len, |at| {
             let mut byte = [0];
-            copy_from_guest(self.slices, self.skip + at, &mut byte);
+            self.copy(at, &mut byte);
             byte[0]
         })
+    }
+
+    /// Copies bytes of the frame, from byte `from` on, until `to` is full or it ends; says how many.
+    #[inline]
+    pub fn copy(&self, from: usize, to: &mut [u8]) -> usize {
+        let head = self.head.get(from..).unwrap_or_default();
+        if head.is_empty() {
+            return copy_from_guest(self.slices, self.skip + from, to);
+        }
+        let len = head.len().min(to.len());
+        to[..len].copy_from_slice(&head[..len]);
+        len + copy_from_guest(self.slices, self.skip + from + len, &mut to[len..])
+    }
+
+    /// Appends `bytes` of the frame to `to`, or as many of them as there are.
+    #[inline]
+    pub fn append(&self, bytes: Range<usize>, to: &mut Vec<u8>) {
+        let head = self.head.get(bytes.start..).unwrap_or_default();
+        let head = &head[..head.len().min(bytes.len())];
+        to.extend_from_slice(head);
+        append_from_guest(self.slices, self.skip + bytes.start + head.len(), bytes.len() - head.len(), to);
     }
 }
 

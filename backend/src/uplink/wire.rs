@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::bell::Bell;
 use super::join::{Joiner, Sink};
 use super::{Progress, Receive, Received, Sent, TxBurst, TxFrame};
-use crate::memory::{GuestSlice, append_from_guest, copy_to_guest};
+use crate::memory::{GuestSlice, copy_to_guest};
 use crate::offload::{HEADER_LEN, Joined, NetHeader};
 
 /// Most frames on their way in a stretch, and most bytes, give or take the last; then the sender waits.
@@ -159,7 +159,7 @@ impl Sink for Loader<'_> {
         }
         self.own.begin(frame.header, frame.len);
         let start = self.own.bytes.len();
-        append_from_guest(frame.slices, frame.skip, frame.len, &mut self.own.bytes);
+        frame.append(0..frame.len, &mut self.own.bytes);
         if self.comes_back
             && let Some((addresses, _)) = self.own.bytes[start..].split_first_chunk_mut::<{ 2 * MAC_LEN }>()
         {

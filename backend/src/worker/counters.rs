@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::guard::Refusal;
+
 /// A count that one thread writes.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -107,12 +109,22 @@ pub struct PairCounters {
     pub rx_dropped_too_large: Counter,
     /// Frames dropped because of a senseless virtio-net header.
     pub tx_dropped_header: Counter,
+    /// Frames dropped because they are of an Ethernet address that the guest may not use.
+    pub tx_dropped_mac: Counter,
+    /// Frames dropped because they are of an IP address that the guest may not use.
+    pub tx_dropped_ip: Counter,
+    /// Frames dropped because they are for a VLAN that the guest may not send to.
+    pub tx_dropped_vlan: Counter,
     /// Frames dropped because the uplink was down.
     pub tx_dropped_down: Counter,
     /// Frames that the uplink refused.
     pub tx_dropped_refused: Counter,
     /// Frames discarded because the transmit queue was started but not enabled.
     pub tx_dropped_disabled: Counter,
+    /// Times that what the guest sends had to wait for its limit.
+    pub tx_held: Counter,
+    /// Times that what the guest gets had to wait for its limit.
+    pub rx_held: Counter,
     /// Interrupts sent to the driver.
     pub calls: Counter,
     /// Bursts after which the driver wanted no interrupt.
@@ -140,4 +152,15 @@ pub struct PairCounters {
     pub full_burst_cycles: Counter,
     /// Rings that the driver broke.
     pub rings_broken: Counter,
+}
+
+impl PairCounters {
+    /// What counts the frames that are dropped for this reason.
+    pub(super) fn of_refusal(&self, refusal: Refusal) -> &Counter {
+        match refusal {
+            Refusal::Mac => &self.tx_dropped_mac,
+            Refusal::Ip => &self.tx_dropped_ip,
+            Refusal::Vlan => &self.tx_dropped_vlan,
+        }
+    }
 }

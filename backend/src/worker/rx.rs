@@ -4,11 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use super::clock::now;
+use super::guard::Budget;
 use super::moderation::{Priorities, URGENT_LEN};
 use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
-use super::{BURST_BYTES, BURST_PACKETS};
+use super::{BURST_PACKETS, Guard};
+use crate::guard::Allowance;
 use crate::memory::{GuestSlice, copy_from_guest, copy_to_guest, refresh_in_guest};
 use crate::mode::{Direction, Time};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
@@ -29,6 +31,7 @@ const UNFINISHED_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct RxHalf {
     pub(super) queue: Queue,
     pub(super) uplink: Rx,
+    pub(super) budget: Budget,
     state: State,
 }
 
@@ -91,8 +94,8 @@ enum Step {
 }
 
 impl RxHalf {
-    pub(super) fn new(queue: Queue, uplink: Rx) -> Self {
-        Self { queue, uplink, state: State::default() }
+    pub(super) fn new(queue: Queue, uplink: Rx, guard: &Guard) -> Self {
+        Self { queue, uplink, budget: Budget::new(guard.rx_gate.clone()), state: State::default() }
     }
 
     /// Looks for packets that are urgent from now on, or no more.
@@ -116,19 +119,21 @@ impl RxHalf {
         if !self.queue.is_running() || !shared.is_attached() {
             return Moved::BLOCKED;
         }
-        let Self { queue, uplink, state } = self;
+        let Self { queue, uplink, budget, state } = self;
+        let Some(most) = budget.allowance(&shared.counters.rx_held) else { return Moved::BLOCKED };
         let Some(ring) = &mut queue.ring else { return Moved::BLOCKED };
         let (moved, error) = match (ring, uplink) {
             (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
-            (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared),
-            (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared),
-            (Ring::Split(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Packed(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Split(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared),
-            (Ring::Packed(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared),
-            (Ring::Split(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
-            (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared),
+            (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared, most),
+            (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared, most),
+            (Ring::Split(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared, most),
+            (Ring::Packed(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared, most),
+            (Ring::Split(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared, most),
+            (Ring::Packed(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared, most),
+            (Ring::Split(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared, most),
+            (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared, most),
         };
+        self.budget.moved(moved.segments, moved.bytes);
         let moved =
             Moved { published: self.queue.publish(), urgent: std::mem::take(&mut self.state.found_urgent), ..moved };
         if let Some(error) = error {
@@ -148,12 +153,13 @@ impl State {
         ring: &mut R,
         uplink: &mut U,
         shared: &mut Shared,
+        most: Allowance,
     ) -> (Moved, Option<RingError>) {
         let terms = Terms::of(&shared.features);
         let mut moved = Moved::BLOCKED;
         let mut delivered = 0;
         let error = loop {
-            if moved.packets >= BURST_PACKETS as u64 || moved.bytes >= BURST_BYTES as u64 {
+            if moved.packets >= most.packets as u64 || moved.bytes >= most.bytes as u64 {
                 moved.state = Direction::Ready;
                 break None;
             }
@@ -164,7 +170,7 @@ impl State {
                     Ok(0) => Ok(Step::Stop(Direction::Blocked)),
                     Ok(_) => {
                         let taken = ring.taken();
-                        let (frames, bytes) = self.deliver_plain(taken, &terms, uplink, &moved);
+                        let (frames, bytes) = self.deliver_plain(taken, &terms, uplink, &moved, most);
                         if frames > 0 {
                             delivered += frames;
                             moved.packets += frames;
@@ -241,11 +247,18 @@ impl State {
     /// Delivers frames that lie in private memory and need no work, each into a chain of its own, until one is another or the
     /// burst is whole; says how many they were and their bytes.
     #[inline]
-    fn deliver_plain<U: Receive>(&mut self, taken: &Taken, terms: &Terms, uplink: &mut U, moved: &Moved) -> (u64, u64) {
+    fn deliver_plain<U: Receive>(
+        &mut self,
+        taken: &Taken,
+        terms: &Terms,
+        uplink: &mut U,
+        moved: &Moved,
+        most: Allowance,
+    ) -> (u64, u64) {
         let header = &NetHeader::PLAIN.0[..terms.header_len];
         let (mut frames, mut bytes) = (0, 0);
         for chain in &taken.chains()[self.filled.len()..] {
-            if moved.packets + frames >= BURST_PACKETS as u64 || moved.bytes + bytes >= BURST_BYTES as u64 {
+            if moved.packets + frames >= most.packets as u64 || moved.bytes + bytes >= most.bytes as u64 {
                 break;
             }
             let room = (chain.len as usize).saturating_sub(header.len()).min(terms.max_frame);

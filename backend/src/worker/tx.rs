@@ -1,21 +1,25 @@
 //! Guest to uplink: a burst of chains, each sent straight from the guest's buffers behind a judged copy of its header.
 
 use std::io;
+use std::sync::Arc;
 
+use super::guard::Budget;
 use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
-use super::{BURST_BYTES, BURST_PACKETS, QueueId};
+use super::{BURST_PACKETS, Guard, QueueId};
+use crate::guard::{Allowance, Filter};
 use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
 use crate::mode::Direction;
 use crate::offload::{HEADER_LEN, NetHeader};
 use crate::ring::{Chain, Ring, RingError, Taken, Virtqueue};
-use crate::uplink::{Judged, Sent, Tx, TxBurst};
+use crate::uplink::{Head, Judged, Sent, Tx, TxBurst};
 
 /// The transmit half of a pair.
 #[derive(Debug)]
 pub(super) struct TxHalf {
     pub(super) queue: Queue,
+    pub(super) budget: Budget,
     sender: Sender,
 }
 
@@ -26,16 +30,31 @@ struct Sender {
     uplink: Tx,
     /// The address that the guest must send from; none, or no longer looked at.
     expected_mac: Option<[u8; 6]>,
+    /// What it may send, if not everything.
+    filter: Option<Arc<Filter>>,
+    /// It was told that the guest sends what it may not.
+    has_told: bool,
     /// Frames of a burst that are to be sent.
     frames: Vec<Judged>,
+    /// Their first bytes, if there is a filter.
+    heads: Vec<Head>,
     /// Which of those that an earlier burst left were sent with one that stood before them (see [`TxBurst::ahead`]).
     ahead: u64,
 }
 
 impl TxHalf {
-    pub(super) fn new(queue: Queue, uplink: Tx, expected_mac: Option<[u8; 6]>) -> Self {
-        let sender = Sender { id: queue.id, uplink, expected_mac, frames: Vec::with_capacity(BURST_PACKETS), ahead: 0 };
-        Self { queue, sender }
+    pub(super) fn new(queue: Queue, uplink: Tx, expected_mac: Option<[u8; 6]>, guard: &Guard) -> Self {
+        let sender = Sender {
+            id: queue.id,
+            uplink,
+            expected_mac,
+            filter: guard.filter.clone(),
+            has_told: false,
+            frames: Vec::with_capacity(BURST_PACKETS),
+            heads: Vec::new(),
+            ahead: 0,
+        };
+        Self { queue, budget: Budget::new(guard.tx_gate.clone()), sender }
     }
 
     pub(super) fn uplink(&mut self) -> &mut Tx {
@@ -48,11 +67,13 @@ impl TxHalf {
         if !self.queue.is_running() && !discards {
             return Moved::BLOCKED;
         }
+        let Some(most) = self.budget.allowance(&shared.counters.tx_held) else { return Moved::BLOCKED };
         let (moved, error) = match &mut self.queue.ring {
-            Some(Ring::Split(ring)) => self.sender.round(ring, shared, discards),
-            Some(Ring::Packed(ring)) => self.sender.round(ring, shared, discards),
+            Some(Ring::Split(ring)) => self.sender.round(ring, shared, discards, most),
+            Some(Ring::Packed(ring)) => self.sender.round(ring, shared, discards, most),
             None => (Moved::BLOCKED, None),
         };
+        self.budget.moved(moved.segments, moved.bytes);
         let moved = Moved { published: self.queue.publish(), ..moved };
         match error {
             None => moved,
@@ -69,11 +90,17 @@ impl TxHalf {
 
 impl Sender {
     #[inline]
-    fn round<R: Virtqueue>(&mut self, ring: &mut R, shared: &mut Shared, discards: bool) -> (Moved, Option<RingError>) {
+    fn round<R: Virtqueue>(
+        &mut self,
+        ring: &mut R,
+        shared: &mut Shared,
+        discards: bool,
+        most: Allowance,
+    ) -> (Moved, Option<RingError>) {
         if ring.taken().is_empty() {
             self.ahead = 0;
         }
-        let (packets, mut error) = get_packets(ring);
+        let (packets, mut error) = get_packets(ring, most);
         if packets == 0 {
             return (Moved { state: Direction::Empty, ..Moved::BLOCKED }, error);
         }
@@ -81,14 +108,17 @@ impl Sender {
             let dropped =
                 if discards { &shared.counters.tx_dropped_disabled } else { &shared.counters.tx_dropped_down };
             dropped.add(packets as u64);
-            let state = left_after(ring.taken());
+            let state = left_after(ring.taken(), most);
             ring.complete_unwritten(packets);
             return (Moved { state, packets: packets as u64, ..Moved::BLOCKED }, error);
         }
-        let left = left_after(ring.taken());
+        let left = left_after(ring.taken(), most);
         self.judge(ring.taken(), packets, shared);
+        if let Some(filter) = self.filter.clone() {
+            self.filter(ring.taken(), &filter, shared);
+        }
         let skip = shared.features.header_len;
-        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead: self.ahead };
+        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead: self.ahead, heads: &self.heads };
         let sent = self.uplink.send(&burst);
         self.ahead = sent.ahead;
         // All chains before the first frame that was not dealt with are done, dropped ones among them.
@@ -146,6 +176,29 @@ impl Sender {
         }
     }
 
+    /// Keeps the frames that the guest may send.
+    #[inline(never)]
+    fn filter(&mut self, taken: &Taken, filter: &Filter, shared: &Shared) {
+        let Self { frames, heads, .. } = self;
+        let mut refused = None;
+        heads.clear();
+        frames.retain(|frame| {
+            let head = Head::of(taken.slices_of(frame.chain.into()), shared.features.header_len);
+            let judged = filter.judge(head.bytes());
+            match judged {
+                Ok(()) => heads.push(head),
+                Err(refusal) => {
+                    shared.counters.of_refusal(refusal).add(1);
+                    refused = Some(refusal);
+                }
+            }
+            judged.is_ok()
+        });
+        if let Some(refusal) = refused.filter(|_| !std::mem::replace(&mut self.has_told, true)) {
+            tracing::warn!(queue = %self.id, "a frame of the guest is dropped, and others may be: {refusal}");
+        }
+    }
+
     /// Keeps a frame whose header asks for work, if the guest may ask for it.
     #[inline(never)]
     fn judge_work(&mut self, header: NetHeader, at: u16, chain: &Chain, shared: &Shared) {
@@ -171,8 +224,8 @@ fn header_in_pieces(slices: &[GuestSlice<'_>], header_len: usize) -> NetHeader {
 
 /// Takes a burst of packets from the ring in one step: how many there are now, and what ended it too early.
 #[inline]
-fn get_packets<R: Virtqueue>(ring: &mut R) -> (usize, Option<RingError>) {
-    match ring.take_burst(BURST_PACKETS, BURST_BYTES) {
+fn get_packets<R: Virtqueue>(ring: &mut R, most: Allowance) -> (usize, Option<RingError>) {
+    match ring.take_burst(most.packets, most.bytes) {
         Ok(n) => (n, None),
         // What was taken before the broken chain is still good.
         Err(e) => (ring.taken().len(), Some(e)),
@@ -180,8 +233,8 @@ fn get_packets<R: Virtqueue>(ring: &mut R) -> (usize, Option<RingError>) {
 }
 
 /// What is left after a burst: work if the burst's budget ended it, nothing if the ring did.
-fn left_after(burst: &Taken) -> Direction {
-    let is_whole = burst.len() >= BURST_PACKETS || burst.bytes() >= BURST_BYTES;
+fn left_after(burst: &Taken, most: Allowance) -> Direction {
+    let is_whole = burst.len() >= most.packets || burst.bytes() >= most.bytes;
     if is_whole { Direction::Ready } else { Direction::Empty }
 }
 

@@ -38,7 +38,7 @@ impl Script {
 impl Sink for Script {
     fn send(&mut self, frame: TxFrame<'_>) -> Sent {
         let mut number = [0; 2];
-        copy_from_guest(frame.slices, frame.skip + frame.len - 2, &mut number);
+        frame.copy(frame.len - 2, &mut number);
         self.settle(&[u16::from_be_bytes(number)], true)
     }
 
@@ -96,7 +96,7 @@ impl Sending {
         let taken = self.taken();
         let specs = self.specs[self.done..].iter().take(MAX_FRAMES);
         let frames: Vec<_> = (0..).zip(specs).map(|(chain, spec)| Judged { header: spec.header(), chain }).collect();
-        let burst = TxBurst { frames: &frames, taken: &taken, skip: HEADER_LEN, ahead: self.ahead };
+        let burst = TxBurst { frames: &frames, taken: &taken, skip: HEADER_LEN, ahead: self.ahead, heads: &[] };
         let progress = joiner.send(&burst, script);
         self.done += progress.done;
         self.ahead = progress.ahead;

@@ -3,12 +3,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::join::{Joiner, Sink};
 use super::super::{Progress, Sent, TxBurst, TxFrame};
 use super::{MAX_IOVECS, Queue, errno, iovec_of};
-use crate::memory::{GuestSlice, append_from_guest};
 use crate::offload::{HEADER_LEN, Joined, MIN_FRAME, NetHeader};
 
 /// Up to this size a frame, or a piece of a joined one, is gathered, in bytes: copying it costs less than the kernel's look
@@ -74,20 +74,20 @@ impl Sink for Writer {
         self.iovecs.clear();
         if frame.len > SMALL_FRAME {
             self.iovecs.push(iovec_of(&frame.header.0));
-            self.push(frame.slices, frame.skip, usize::MAX);
+            self.push(&frame, 0..frame.len);
         }
         if frame.len <= SMALL_FRAME || self.iovecs.len() > MAX_IOVECS {
             // The judged header takes the place of the guest's, and both go out in one piece.
             self.bounce.clear();
             self.bounce.extend_from_slice(&frame.header.0);
-            append_from_guest(frame.slices, frame.skip, frame.len, &mut self.bounce);
+            frame.append(0..frame.len, &mut self.bounce);
             if (ETHERNET_LEN..MIN_FRAME).contains(&frame.len) && !frame.header.is_segmented() {
                 self.bounce.resize(HEADER_LEN + MIN_FRAME, 0);
             }
             self.iovecs.clear();
             self.iovecs.push(iovec_of(&self.bounce));
         }
-        // SAFETY: the iovecs point to `frame.header`, `self.bounce` and memory that `frame.slices` vouches for.
+        // SAFETY: the iovecs point to `frame.header`, `frame.head`, `self.bounce` and memory that `frame.slices` vouches for.
         unsafe { self.write() }
     }
 
@@ -97,8 +97,7 @@ impl Sink for Writer {
         if !small {
             self.iovecs.extend([iovec_of(&joined.header().0), iovec_of(joined.head())]);
             for part in joined.parts() {
-                let frame = burst.frame(part.frame);
-                self.push(frame.slices, frame.skip + part.bytes.start, part.bytes.len());
+                self.push(&burst.frame(part.frame), part.bytes);
             }
         }
         if small || self.iovecs.len() > MAX_IOVECS {
@@ -108,16 +107,24 @@ impl Sink for Writer {
             self.iovecs.clear();
             self.iovecs.push(iovec_of(&self.bounce));
         }
-        // SAFETY: the iovecs point to `joined`, `self.bounce` and memory that the slices of `burst` vouch for.
+        // SAFETY: the iovecs point to `joined`, `self.bounce`, heads and memory that the frames of `burst` vouch for.
         unsafe { self.write() }
     }
 }
 
 impl Writer {
-    /// Adds `len` bytes of `slices`, from byte `skip` on, or as many as there are.
+    /// Adds `bytes` of the frame, or as many of them as there are.
     #[inline]
-    fn push(&mut self, slices: &[GuestSlice<'_>], mut skip: usize, mut len: usize) {
-        for slice in slices {
+    fn push(&mut self, frame: &TxFrame<'_>, bytes: Range<usize>) {
+        let mut len = bytes.len();
+        let head = frame.head.get(bytes.start..).unwrap_or_default();
+        let head = &head[..head.len().min(len)];
+        if !head.is_empty() {
+            self.iovecs.push(iovec_of(head));
+            len -= head.len();
+        }
+        let mut skip = frame.skip + bytes.start + head.len();
+        for slice in frame.slices {
             let rest = slice.skip(skip).first(len);
             skip = skip.saturating_sub(slice.len());
             if !rest.is_empty() {

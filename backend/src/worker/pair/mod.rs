@@ -13,7 +13,7 @@ use super::rx::RxHalf;
 use super::shared::{Features, Link, Shared};
 use super::tx::TxHalf;
 use super::wakeups::{Interest, Slot, Wakeups};
-use super::{Direction, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
+use super::{Direction, Guard, ModeEvents, Moderation, PairCounters, PairGauges, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{self, Cause, Governor, Mode, Policy, Report, Time, Usage, Verdict};
 use crate::ring::RingError;
@@ -36,6 +36,8 @@ pub struct PairSetup {
     pub policy: Policy,
     /// When its driver is called.
     pub moderation: Moderation,
+    /// What it may send, and how much may move.
+    pub guard: Guard,
     /// Where it shows its mode.
     pub gauges: Arc<PairGauges>,
     /// Who is told of changes of its mode.
@@ -77,12 +79,12 @@ impl Pair {
     /// A pair whose rings are not started.
     #[must_use]
     pub fn new(setup: PairSetup) -> Self {
-        let PairSetup { id, tx, rx, counters, uplink_mac, policy, moderation, gauges, events } = setup;
+        let PairSetup { id, tx, rx, counters, uplink_mac, policy, moderation, guard, gauges, events } = setup;
         let now = now();
         let queue = |direction| Queue::new(id.with(direction), counters.clone());
         let mut pair = Self {
-            rx: RxHalf::new(queue(Direction::Rx), rx),
-            tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac),
+            rx: RxHalf::new(queue(Direction::Rx), rx, &guard),
+            tx: TxHalf::new(queue(Direction::Tx), tx, uplink_mac, &guard),
             memory: Arc::default(),
             governor: Governor::new(&policy, now),
             moderation,
@@ -141,7 +143,9 @@ impl Pair {
         use mode::Direction::{Blocked, Empty};
         let (rx, tx) = (id.direction != Direction::Tx, id.direction != Direction::Rx);
         let tx = tx && (!on || self.seen.tx == Empty) && self.tx.queue.change_interrupt(on);
-        let rx = rx && (!on || self.seen.rx == Blocked) && self.rx.queue.change_interrupt(on);
+        let rx = rx
+            && (!on || (self.seen.rx == Blocked && self.rx.budget.opens_at().is_none()))
+            && self.rx.queue.change_interrupt(on);
         tx || (rx && self.rx.queue.is_running() && self.shared.is_attached())
     }
 
@@ -160,7 +164,8 @@ impl Pair {
         let slipped_in = waits && self.change_interrupt(self.id(), true);
         let attached = waits && self.shared.is_attached();
         let for_frames = attached && self.seen.rx == mode::Direction::Empty;
-        let for_room = attached && self.tx.queue.is_running() && self.seen.tx == mode::Direction::Blocked;
+        let full = self.seen.tx == mode::Direction::Blocked && self.tx.budget.opens_at().is_none();
+        let for_room = attached && self.tx.queue.is_running() && full;
         let room_tells = self.tx.uplink().tells_of_room();
         self.watch(Interest { readable: for_frames, writable: for_room && !room_tells }, wakeups);
         self.watch_room(for_room && room_tells, wakeups);
@@ -247,7 +252,8 @@ impl Pair {
     fn deadline(&self) -> Option<Time> {
         let given_up = self.rx.gives_up_at().filter(|_| self.shared.is_attached());
         let [rx, tx] = [&self.rx.queue, &self.tx.queue].map(|queue| queue.call_due(&self.moderation));
-        given_up.into_iter().chain(rx).chain(tx).min()
+        let held = self.rx.budget.opens_at().into_iter().chain(self.tx.budget.opens_at());
+        given_up.into_iter().chain(rx).chain(tx).chain(held).min()
     }
 
     fn mode_changed(&mut self) {
