@@ -1,6 +1,8 @@
 //! Makes a frame one that its receiver takes: its checksum finished, its flags those that were negotiated, its length
 //! not below what Ethernet has.
 
+#![forbid(unsafe_code)]
+
 use super::checksum::complete;
 use super::{HeaderError, NetHeader, Offloads};
 

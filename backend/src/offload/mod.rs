@@ -3,8 +3,6 @@
 //!
 //! Pure functions on bytes, no I/O.
 
-#![forbid(unsafe_code)]
-
 mod checksum;
 mod coalesce;
 mod finish;

@@ -4,6 +4,8 @@
 //! Only what stands for itself is a packet here: no fragments, no extension headers of IPv6, no header that the frame
 //! does not hold to its end. Any bytes may be asked about.
 
+#![forbid(unsafe_code)]
+
 use super::checksum::{Sum, TCP_CHECKSUM, UDP_CHECKSUM, pseudo_header};
 
 /// Bytes of the longest headers of a packet: Ethernet with two tags, IPv4 and TCP with all the options they can have.

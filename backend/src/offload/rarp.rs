@@ -1,5 +1,7 @@
 //! The frame that tells a network where a migrated guest is now: a reverse ARP request that nobody answers (RFC 903).
 
+#![forbid(unsafe_code)]
+
 /// Bytes of the frame, padded to the least that Ethernet has.
 pub const RARP_LEN: usize = 60;
 

@@ -4,6 +4,8 @@
 //! The frame lies in private memory. Packets with options of IPv4 are cut too, each with the same options; packets with
 //! extension headers of IPv6 are not.
 
+#![forbid(unsafe_code)]
+
 use std::ops::Range;
 
 use super::checksum::{Sum, field};

@@ -14,6 +14,8 @@
 //! since the receiver finishes it over the bytes that it finds. So a guest can have sent what it could have sent
 //! anyway, and nothing outside its own payload depends on what was compared.
 
+#![forbid(unsafe_code)]
+
 mod flow;
 mod group;
 mod plan;
