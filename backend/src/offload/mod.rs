@@ -5,6 +5,8 @@
 
 mod checksum;
 mod coalesce;
+#[cfg(test)]
+mod extremes;
 mod finish;
 mod header;
 mod packet;
