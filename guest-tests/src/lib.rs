@@ -34,6 +34,7 @@ pub mod guest;
 pub mod lab;
 pub mod lines;
 pub mod netns;
+pub mod packets;
 pub mod process;
 pub mod protocol;
 pub mod spawn;

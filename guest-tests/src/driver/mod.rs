@@ -4,6 +4,7 @@
 //! driver's side of a ring in memory shared with vnicd, [`split`](SplitRing) or [`packed`](PackedRing); [`frames`] builds
 //! and reads what goes through it.
 
+mod bursts;
 mod client;
 pub mod desc;
 pub mod dirty_log;
@@ -19,6 +20,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
+pub use bursts::BurstNic;
 pub use client::{Client, Reply};
 pub use desc::Desc;
 pub use dirty_log::DirtyLog;
