@@ -1,12 +1,12 @@
 # `make demo` is the place to begin. Everything here calls cargo or a script; see the comments at the top of each.
 
 PAIRS ?= 5
-VIRTIO_USER_PAIRS ?= 9
+TAP_PAIRS ?= 9
 RING_PAIRS ?= 9
 
 SECONDS ?= 60
 
-.PHONY: all demo test bench-guest bench-pairs bench-virtio-user bench-ring bench-loadgen bench-modes \
+.PHONY: all demo test bench-guest bench-pairs bench-tap bench-ring bench-loadgen bench-modes \
 	bench-modes-guest check clean miri fuzz
 
 all:
@@ -20,7 +20,8 @@ demo:
 test:
 	@scripts/test
 
-# vnicd and QEMU's own TAP in turn in the same guest: table, JSON and plot in target/bench-guest.
+# vnicd and QEMU's own TAP in turn in the same guest, offloads on and off: table, JSON and plot in target/bench-guest.
+# Takes 8 minutes; scripts/bench guest --help has smaller choices.
 bench-guest:
 	@scripts/bench guest --pairs $(PAIRS)
 
@@ -28,9 +29,11 @@ bench-guest:
 bench-pairs:
 	@scripts/bench pairs --pairs $(PAIRS)
 
-# The same for packets of a virtio-user port into a TAP, beside testpmd's net_vhost and net_tap.
-bench-virtio-user:
-	@scripts/bench virtio-user --pairs $(VIRTIO_USER_PAIRS)
+# The TAP uplink without a VM, beside testpmd's net_vhost and net_tap: packets joined on their way to the TAP, and frames
+# from it that are cut. Takes 15 minutes; scripts/bench tap --help has smaller choices. Two free CPUs and 512 huge pages
+# make it worth more.
+bench-tap:
+	@scripts/bench tap --pairs $(TAP_PAIRS)
 
 # The rings alone beside DPDK's vhost PMD, one core each: packets and cycles a packet by way, ring, size and number of
 # queues, and what a packet costs by the size of things. Takes 40 minutes. Two free CPUs and 512 huge pages make it worth

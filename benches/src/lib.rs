@@ -5,12 +5,14 @@
 //! plot ([`plot`], [`curves`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything
 //! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM. [`testpmd`] is
 //! DPDK's program on either side of a socket, [`ring`] compares the rings alone with it,
-//! and [`modes`] the daemon's modes with each other and with it.
+//! [`modes`] the daemon's modes with each other and with it, and [`tap`] the daemon's TAP with its own.
 
 #![warn(missing_docs)]
 
+pub mod claim;
 pub mod curves;
 pub mod distance;
+pub mod instructions;
 pub mod iperf;
 pub mod loadgen;
 pub mod machine;
@@ -21,4 +23,5 @@ pub mod rig;
 pub mod ring;
 pub mod stats;
 pub mod supervise;
+pub mod tap;
 pub mod testpmd;

@@ -95,6 +95,13 @@ impl Report {
         }
     }
 
+    /// The median of a quantity's ratios of neighbours, if it was measured.
+    #[must_use]
+    pub fn ratio(&self, name: &str) -> Option<f64> {
+        let Comparison { ours, theirs, .. } = self.comparisons.iter().find(|known| known.name == name)?;
+        Some(Summary::of(&ratios(ours, theirs))?.median)
+    }
+
     /// The table: median (min to max) of each quantity, and the median of the ratios of neighbours.
     pub fn table(&self) -> String {
         let mut table = format!("{}\n", self.title);

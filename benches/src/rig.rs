@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ pub const HOST: &str = "10.77.0.1";
 /// The guest's address.
 pub const GUEST: &str = "10.77.0.2";
 
+/// What makes QEMU's virtio-net-pci a device that does nothing for its driver.
+const NO_OFFLOADS: &str = "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
+                           host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off";
+
 /// Nothing of a run lives longer.
 const LIFETIME: Duration = Duration::from_secs(300);
 /// After traffic, what is delayed in guest and kernel happens within this time.
@@ -27,6 +32,27 @@ pub enum Peer {
     Vnicd,
     /// QEMU's own `-netdev tap`.
     QemuTap,
+    /// The same with the kernel's own back end: `vhost=on`.
+    KernelVhost,
+}
+
+impl Peer {
+    /// Those that this machine has, ours first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let vhost = Path::new("/dev/vhost-net").exists().then_some(Self::KernelVhost);
+        [Self::Vnicd, Self::QemuTap].into_iter().chain(vhost).collect()
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vnicd => "vnicd",
+            Self::QemuTap => "QEMU tap",
+            Self::KernelVhost => "QEMU tap, vhost=on",
+        }
+    }
 }
 
 /// How large the guest is.
@@ -36,11 +62,13 @@ pub struct Shape {
     pub cpus: u16,
     /// The queue pairs of its network device.
     pub pairs: u16,
+    /// Whether the device makes checksums and segments for it.
+    pub offloads: bool,
 }
 
 impl Shape {
     /// One of each.
-    pub const ONE: Self = Self { cpus: 1, pairs: 1 };
+    pub const ONE: Self = Self { cpus: 1, pairs: 1, offloads: true };
 }
 
 /// A guest with an address, and the TAP's end in a namespace of its own.
@@ -85,14 +113,14 @@ impl Rig {
                 let nic = Nic::vhost_user(vnicd.socket());
                 (Some(vnicd), nic)
             }
-            Peer::QemuTap => {
+            Peer::QemuTap | Peer::KernelVhost => {
                 ns.add_tap("tap0", shape.pairs)?;
-                (None, Nic::tap("tap0"))
+                let nic = Nic::tap("tap0");
+                (None, if peer == Peer::KernelVhost { nic.kernel_vhost() } else { nic })
             }
         };
         ns.sh(&format!("ip addr add {HOST}/24 dev tap0 && ip link set tap0 up"))?;
-        let guest = Guest::builder().qemu(Qemu::V10).memory_mib(512).cpus(shape.cpus).cmdline("ipv6.disable=1");
-        let guest = guest.nic(nic.queue_pairs(shape.pairs)).ns(&ns).in_slots(slots).lifetime(LIFETIME).boot();
+        let guest = boot(&ns, nic, shape, slots);
         let rig = Self { guest: guest.map_err(|error| with_log(error, vnicd.as_ref()))?, vnicd, ns };
         rig.explained(rig.address())?;
         Ok(rig)
@@ -156,6 +184,28 @@ impl Rig {
     pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| with_log(error, self.vnicd.as_ref()))
     }
+}
+
+fn boot(ns: &NetNs, nic: Nic, shape: Shape, slots: &Slots) -> Result<Guest> {
+    let nic = nic.queue_pairs(shape.pairs).properties(if shape.offloads { "" } else { NO_OFFLOADS });
+    let guest = Guest::builder().qemu(Qemu::V10).memory_mib(512).cpus(shape.cpus).cmdline("ipv6.disable=1");
+    guest.nic(nic).ns(ns).in_slots(slots).lifetime(LIFETIME).boot()
+}
+
+/// Packets a second of `size` bytes of payload that a guest sends when the daemon drops them unseen: its own limit.
+pub fn guest_alone(shape: Shape, slots: &Slots, size: u32, seconds: u64) -> Result<f64> {
+    let ns = NetNs::new()?;
+    let vnicd = Vnicd::builder(&ns).uplink("discard,unread").control().lifetime(LIFETIME).start()?;
+    let guest = boot(&ns, Nic::vhost_user(vnicd.socket()), shape, slots)?;
+    guest.run_ok(&format!(
+        "ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up && arp -i eth0 -s {HOST} 02:00:00:00:00:01"
+    ))?;
+    let sent = || vnicd.counters("tx_packets").map(|pairs| pairs.iter().sum::<u64>());
+    let before = sent()?;
+    guest
+        .run_for(&format!("tool udp-flood {HOST} 9 {size} {seconds}"), Duration::from_secs(seconds + 25))?
+        .ok("flood")?;
+    Ok((sent()? - before) as f64 / seconds as f64)
 }
 
 fn with_log(error: anyhow::Error, vnicd: Option<&Vnicd>) -> anyhow::Error {

@@ -62,7 +62,7 @@ fn bench(options: &Options) -> Result<()> {
         for (subject, pairs) in [4, 1].into_iter().enumerate() {
             let name = &report.subjects[subject];
             println!("[{:>4.0} s] pair {pair} of {}: {name}", start.elapsed().as_secs_f64(), options.pairs);
-            let rig = Rig::boot(peer, Shape { cpus: CPUS, pairs }, &slots)?;
+            let rig = Rig::boot(peer, Shape { cpus: CPUS, pairs, ..Shape::ONE }, &slots)?;
             if report.title.is_empty() {
                 let guest = rig.describe()?;
                 report.title = format!("{peer_name}, {CPUS} vCPUs, {STREAMS} streams ({guest})");

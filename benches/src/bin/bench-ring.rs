@@ -9,16 +9,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use benches::curves;
 use benches::distance::Distance;
-use benches::machine;
-use benches::plot;
 use benches::report::{Better, Report};
 use benches::ring::cases::Selection;
 use benches::ring::flatness::{self, Knob, PEERS, Point};
 use benches::ring::{Case, Efficiency, Lab, Path, Peer, RingKind, Sample, instructions, payload};
 use benches::supervise::supervised;
 use benches::testpmd::{BACK_END_CPU, CLIENT_CPU};
+use benches::{curves, instructions, machine, plot};
 use clap::Parser;
 
 /// Compare vnicd's rings with those of DPDK's vhost PMD.
@@ -253,7 +251,8 @@ impl Bench {
         }
         for uplink in ["discard", "discard,unread"] {
             if uplink == "discard" || self.lab.daemon.unread {
-                let count = instructions::per_packet(&self.lab, uplink)?;
+                let args = [&["--uplink", uplink], self.lab.daemon.interrupt()].concat();
+                let count = instructions::per_packet(&self.lab.ns, &args, &[vec![0; 64]])?;
                 self.say(&format!("{uplink}: {count:.0} instructions a packet"));
                 self.report.add_figure(&format!("{uplink}, split, 64 bytes"), "instructions a packet", count);
             }

@@ -4,11 +4,12 @@
 
 use serde_json::{Value, json};
 
-use super::claims::{self, Claim};
+use super::claims;
 use super::full::Full;
 use super::points::{Point, Points, Sample};
 use super::quiet::Quiet;
 use super::subject::Subject;
+use crate::claim::{self, Claim};
 use crate::curves::{Curve, Panel};
 use crate::loadgen::Pattern;
 use crate::report::columns;
@@ -57,9 +58,7 @@ impl Account {
             text += "\nsilence: a client that is connected and sends nothing or single packets\n\n";
             text += &columns(&silence);
         }
-        let header = ["what auto must show", "found", "must be", "holds"].map(String::from);
-        let rows: Vec<_> = std::iter::once(header).chain(self.claims().iter().map(Claim::row)).collect();
-        text + &format!("\n{}", columns(&rows))
+        text + &format!("\n{}", claim::table("what auto must show", &self.claims()))
     }
 
     fn loads(&self) -> Vec<[String; 12]> {

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::claims::{Bound, Claim};
 use super::subject::Subject;
+use crate::claim::{self, Bound, Claim};
 use crate::iperf::Way;
 use crate::report::columns;
 use crate::stats::{Summary, ratios};
@@ -78,9 +78,7 @@ impl Account {
             let [a, b, c] = Subject::DAEMONS.map(cell);
             rows.push([name.into(), a, b, c]);
         }
-        let header = ["what auto must show", "found", "must be", "holds"].map(String::from);
-        let claims: Vec<_> = std::iter::once(header).chain(self.claims().iter().map(Claim::row)).collect();
-        format!("{text}\n{}\n{}", columns(&rows), columns(&claims))
+        format!("{text}\n{}\n{}", columns(&rows), claim::table("what auto must show", &self.claims()))
     }
 
     fn json(&self) -> Value {

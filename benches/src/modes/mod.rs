@@ -17,7 +17,6 @@ pub mod points;
 pub mod quiet;
 pub mod subject;
 
-pub use claims::{Bound, Claim};
 pub use load::Load;
 pub use points::{Point, Points, Sample};
 pub use subject::{Lab, Subject};

@@ -11,7 +11,7 @@ use crate::guest::qemu::Accel;
 #[derive(Clone, Debug)]
 enum Backend {
     VhostUser { socket: PathBuf, server: bool, reconnect: Option<Duration> },
-    Tap { ifname: String },
+    Tap { ifname: String, vhost: bool },
 }
 
 /// A virtio-net device. Guests see their devices as eth0, eth1 and so on in the order in which they were given.
@@ -38,7 +38,15 @@ impl Nic {
     ///
     /// [`GuestBuilder::ns`]: crate::GuestBuilder::ns
     pub fn tap(ifname: impl Into<String>) -> Self {
-        Self::new(Backend::Tap { ifname: ifname.into() })
+        Self::new(Backend::Tap { ifname: ifname.into(), vhost: false })
+    }
+
+    /// Lets the kernel serve the rings of QEMU's own TAP (`vhost=on`), which needs `/dev/vhost-net`.
+    pub fn kernel_vhost(mut self) -> Self {
+        if let Backend::Tap { vhost, .. } = &mut self.backend {
+            *vhost = true;
+        }
+        self
     }
 
     fn new(backend: Backend) -> Self {
@@ -102,8 +110,9 @@ impl Nic {
                 args.extend(["-chardev".into(), chardev, "-netdev".into()]);
                 args.push(format!("vhost-user,id=n{index},chardev=vu{index},queues={queue_pairs}"));
             }
-            Backend::Tap { ifname } => {
-                let netdev = format!("tap,id=n{index},ifname={ifname},script=no,downscript=no,vhost=off");
+            Backend::Tap { ifname, vhost } => {
+                let vhost = if *vhost { "on" } else { "off" };
+                let netdev = format!("tap,id=n{index},ifname={ifname},script=no,downscript=no,vhost={vhost}");
                 let queues = if *queue_pairs > 1 { format!(",queues={queue_pairs}") } else { String::new() };
                 args.extend(["-netdev".into(), netdev + &queues]);
             }

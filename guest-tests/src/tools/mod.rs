@@ -6,6 +6,7 @@
 //! | `tcp-send ADDR PORT BYTES SEED` | a [`TcpReport`] of what was sent |
 //! | `udp-recv PORT COUNT IDLE_MS` | `ready`, then a [`UdpReport`]: after COUNT datagrams, or when none came for IDLE_MS |
 //! | `udp-send ADDR PORT COUNT SIZE SEED [PPS [BATCH]]` | a [`UdpReport`] of what was sent, BATCH datagrams a call |
+//! | `udp-flood ADDR PORT SIZE SECONDS` | nothing: the same datagram as fast as it goes, whoever may get it |
 //!
 //! A report is one line of JSON. In a guest the program is `tool`; on the host it is `guest-agent tool`.
 
@@ -65,6 +66,10 @@ pub fn run(args: &[String]) -> Result<()> {
             let pps = args.get(6).map(|pps| number(pps)).transpose()?;
             let batch = args.get(7).map_or(Ok(1), |batch| number(batch))?;
             print(&udp::send(to, number(count)?, number(size)?, number(seed)?, pps, batch)?)
+        }
+        "udp-flood" => {
+            let to = (arg(1, "ADDR")?, number(arg(2, "PORT")?)?);
+            udp::flood(to, number(arg(3, "SIZE")?)?, number(arg(4, "SECONDS")?)?)
         }
         other => bail!("no tool is called {other}"),
     }

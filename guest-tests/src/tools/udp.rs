@@ -115,6 +115,24 @@ pub(super) fn send(
     Ok(UdpReport { count, corrupt: 0, duplicates: 0, sha256: hash.hex() })
 }
 
+/// Sends the same datagram for a time, as fast as it goes.
+pub(super) fn flood(to: (&str, u16), size: usize, seconds: u64) -> Result<()> {
+    /// Datagrams between two looks at the clock, which takes as long as some of them.
+    const BATCH: usize = 32;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(to)?;
+    let (datagram, start) = (vec![0x5a; size], Instant::now());
+    while start.elapsed() < Duration::from_secs(seconds) {
+        for _ in 0..BATCH {
+            let sent = socket.send(&datagram)?;
+            if sent != size {
+                bail!("a datagram was cut to {sent} bytes");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

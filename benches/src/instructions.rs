@@ -11,19 +11,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use guest_tests::Process;
 use guest_tests::vnicd::binary;
+use guest_tests::{NetNs, Process};
 
-use super::lab::Lab;
-use super::peer::LIFETIME;
 use crate::loadgen::frame::NET_HEADER;
 use crate::loadgen::{Session, SessionConfig};
 use crate::testpmd::wait_for;
 
 const FEW: u32 = 20_480;
 const MANY: u32 = 10 * FEW;
-const FRAME_LEN: usize = 64;
 const RING_SIZE: u16 = 256;
+/// No daemon lives longer.
+const LIFETIME: Duration = Duration::from_secs(180);
 /// Nothing is fast under callgrind.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,24 +32,25 @@ pub fn is_possible() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Instructions a packet of 64 bytes into a test uplink, split ring.
-pub fn per_packet(lab: &Lab, uplink: &str) -> Result<f64> {
-    let (few, many) = (instructions(lab, uplink, FEW)?, instructions(lab, uplink, MANY)?);
+/// Instructions a packet of a daemon with such options, whose guest sends these frames again and again, split ring. The
+/// options name an uplink, and a mode that sleeps.
+pub fn per_packet(ns: &NetNs, args: &[&str], frames: &[Vec<u8>]) -> Result<f64> {
+    let (few, many) = (instructions(ns, args, frames, FEW)?, instructions(ns, args, frames, MANY)?);
     let more = many.checked_sub(few).with_context(|| format!("{few} for {FEW} packets, {many} for {MANY}"))?;
     Ok(more as f64 / f64::from(MANY - FEW))
 }
 
 /// Instructions of a daemon's life with so many packets.
-fn instructions(lab: &Lab, uplink: &str, packets: u32) -> Result<u64> {
+fn instructions(ns: &NetNs, args: &[&str], frames: &[Vec<u8>], packets: u32) -> Result<u64> {
     let dir = tempfile::tempdir()?;
     let (socket, profile) = (dir.path().join("vhost.sock"), dir.path().join("profile"));
-    let mut command = lab.ns.command("valgrind");
+    let mut command = ns.command("valgrind");
     command.args(["--tool=callgrind", "--quiet"]).arg(format!("--callgrind-out-file={}", profile.display()));
-    command.arg(binary()?).args([OsStr::new("--socket-path"), socket.as_os_str(), OsStr::new("--uplink")]);
-    command.args([uplink, "--queue-pairs", "1", "--log", "warn"]).args(lab.daemon.interrupt());
+    command.arg(binary()?).args([OsStr::new("--socket-path"), socket.as_os_str()]);
+    command.args(["--queue-pairs", "1", "--log", "warn"]).args(args);
     let daemon = Process::spawn_for(command, LIFETIME)?;
     wait_for(&socket)?;
-    send(&socket, packets).with_context(|| format!("under callgrind\n{}", daemon.tail()))?;
+    send(&socket, frames, packets).with_context(|| format!("under callgrind\n{}", daemon.tail()))?;
     daemon.signal(guest_tests::Signal::TERM)?;
     let status = daemon.wait(PATIENCE)?;
     ensure!(status.success(), "vnicd ended under callgrind with {status}\n{}", daemon.tail());
@@ -58,15 +58,25 @@ fn instructions(lab: &Lab, uplink: &str, packets: u32) -> Result<u64> {
 }
 
 /// Sends so many packets, as many at a time as a ring holds, and waits until all were taken.
-fn send(socket: &FilePath, packets: u32) -> Result<()> {
+fn send(socket: &FilePath, frames: &[Vec<u8>], packets: u32) -> Result<()> {
     let mut session = Session::start(&SessionConfig { queue_size: RING_SIZE, ..SessionConfig::new(socket) })?;
     let mut pair = session.pairs.pop().context("no queue pair")?;
     pair.tx.ring.suppress_calls();
+    let ring = &pair.tx.ring;
+    let lens: Vec<_> = (0..RING_SIZE)
+        .zip(frames.iter().cycle())
+        .map(|(slot, frame)| {
+            ring.buffers().write(ring.at(slot) + NET_HEADER, frame);
+            (NET_HEADER + frame.len()) as u32
+        })
+        .collect();
+    ensure!(!lens.is_empty(), "no frames");
     let mut left = packets;
     while left > 0 {
         let burst = left.min(RING_SIZE.into());
         for _ in 0..burst {
-            pair.tx.ring.offer((NET_HEADER + FRAME_LEN) as u32);
+            let slot = pair.tx.ring.next_slot();
+            pair.tx.ring.offer(lens[usize::from(slot)]);
         }
         if pair.tx.ring.publish() == Some(true) {
             pair.tx.kick()?;
