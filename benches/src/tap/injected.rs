@@ -75,7 +75,7 @@ impl Lab {
                 ensure!(sent == frame.len(), "a frame was cut to {sent} bytes");
             }
             drop(stopped);
-            settled(|| Ok(client.moved()?.rx_packets))?;
+            settled(before.rx_packets, || Ok(client.moved()?.rx_packets))?;
             let (after, used) = (client.moved()?, self::used(back_end)?.saturating_sub(used));
             let (packets, bytes) = (after.rx_packets - before.rx_packets, after.rx_bytes - before.rx_bytes);
             let whole = packets * (HEADERS + MSS) as u64;

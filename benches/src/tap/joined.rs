@@ -86,7 +86,8 @@ impl Lab {
         let mut client = Client::start(&ns, dir.path(), &socket, self.memory, Work::Once(&file))?;
         let before = behind.packets()?;
         client.go()?;
-        let counted = back_end.explained(settled(|| behind.read_all().and_then(|()| behind.packets())))? - before;
+        let read = || behind.read_all().and_then(|()| behind.packets());
+        let counted = back_end.explained(settled(before, read))? - before;
         let sent = client.moved()?.tx_packets;
         ensure!(sent == FEW as u64, "the client sent {sent} of {FEW} packets");
         ensure!(counted == sent, "{sent} packets counted as {counted} at {sink}, {}", subject.name());
@@ -115,10 +116,10 @@ fn rate(time: Duration, mut count: impl FnMut() -> Result<u64>) -> Result<f64> {
     Ok((after - before) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// What is counted when nothing more comes.
-pub(super) fn settled(mut count: impl FnMut() -> Result<u64>) -> Result<u64> {
-    let (begun, first) = (Instant::now(), count()?);
-    let (mut last, mut since) = (first, Instant::now());
+/// What is counted when something was added to `first`, and nothing more comes.
+pub(super) fn settled(first: u64, mut count: impl FnMut() -> Result<u64>) -> Result<u64> {
+    let begun = Instant::now();
+    let (mut last, mut since) = (first, begun);
     loop {
         thread::sleep(Duration::from_millis(10));
         let now = count()?;
