@@ -29,6 +29,10 @@ struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
 
+    /// A further option of the daemon, such as --mode=polling
+    #[arg(long = "vnicd-arg", allow_hyphen_values = true)]
+    args: Vec<String>,
+
     /// Where bench-guest.txt, .json and .svg are written [default: bench-guest in the target directory]
     #[arg(long)]
     output: Option<PathBuf>,
@@ -56,6 +60,7 @@ fn bench(options: &Options) -> Result<()> {
     // A guest of this program must not disturb another's measurement.
     let slots = Slots::take(SLOTS);
     let peers = Peer::available();
+    let args: Vec<&str> = options.args.iter().map(String::as_str).collect();
     // The daemon beside each of the others.
     let report = |other: &Peer| {
         let subjects = [Peer::Vnicd.name().into(), other.name().into()];
@@ -68,7 +73,11 @@ fn bench(options: &Options) -> Result<()> {
         for (subject, peer) in peers.iter().enumerate() {
             let with = if offloads { "" } else { ", offloads off" };
             say(&format!("pair {pair} of {}: {}{with}", options.pairs, peer.name()));
-            let rig = Rig::boot(*peer, Shape { offloads, ..Shape::ONE }, &slots)?;
+            let shape = Shape { offloads, ..Shape::ONE };
+            let rig = match peer {
+                Peer::Vnicd => Rig::boot_vnicd(&args, shape, &slots)?,
+                other => Rig::boot(*other, shape, &slots)?,
+            };
             let guest = rig.describe()?;
             let mut findings = Findings { subject, offloads, reports: &mut reports };
             rig.explained(measure(&rig, options, &mut findings))?;
@@ -167,7 +176,8 @@ fn conditions(options: &Options) -> Result<Vec<(String, String)>> {
         ("congestion control of the host", congestion_control.trim().into()),
     ];
     let own = list.map(|(name, value): (&str, String)| (name.into(), value));
-    Ok(machine::conditions()?.into_iter().chain(own).collect())
+    let args = (!options.args.is_empty()).then(|| ("options of vnicd".into(), options.args.join(" ")));
+    Ok(machine::conditions()?.into_iter().chain(own).chain(args).collect())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use benches::distance::Distance;
 use benches::report::{Better, Report};
 use benches::ring::cases::Selection;
 use benches::ring::flatness::{self, Knob, PEERS, Point};
-use benches::ring::{Case, Efficiency, Lab, Path, Peer, RingKind, Sample, instructions, payload};
+use benches::ring::{Case, Efficiency, Lab, Path, Peer, RingKind, Sample, payload};
 use benches::supervise::supervised;
 use benches::testpmd::{BACK_END_CPU, CLIENT_CPU};
 use benches::{curves, instructions, machine, plot};
