@@ -35,5 +35,5 @@ pub use time::Time;
 /// The policy of tests whose traffic is laid out for these thresholds.
 #[cfg(test)]
 fn test_policy() -> Policy {
-    Policy { enter_pps: 50_000, leave_pps: 25_000, ..Policy::default() }
+    Policy { enter_pps: 50_000, leave_pps: 25_000, gather_us: 0, ..Policy::default() }
 }

@@ -100,6 +100,10 @@ pub struct Policy {
     /// kick fd is looked at this often when nothing else goes on, and every 1000 µs if this is 0.
     #[arg(long, value_name = "US", default_value_t = Self::default().poll_interval_us, help = "How long polling mode sleeps between two looks; 0: not at all")]
     pub poll_interval_us: u32,
+    /// How long what one side sends in a stream gathers before the next look, kicks off, in microseconds, at most 1000. 0: not
+    /// at all. It goes on as long as every look finds something, below the rate of polling.
+    #[arg(long, value_name = "US", default_value_t = Self::default().gather_us, help = "How long a stream gathers between two looks, below the rate of polling; 0: not at all")]
+    pub gather_us: u32,
 }
 
 impl Default for Policy {
@@ -114,6 +118,7 @@ impl Default for Policy {
             max_poll_cpu_percent: 100,
             preempted_backoff_ms: 100,
             poll_interval_us: 0,
+            gather_us: 30,
         }
     }
 }
@@ -157,6 +162,7 @@ pub enum PolicyError {
 }
 
 const SECOND_US: u32 = 1_000_000;
+const MAX_GATHER_US: u32 = 1000;
 
 impl Policy {
     /// The policy if it makes sense.
@@ -186,6 +192,7 @@ impl Policy {
         range("preempted-backoff-ms", self.preempted_backoff_ms, 1, 60_000, "100 is a good value")?;
         let mend = "0 polls without a pause, 50 looks every 50 µs";
         range("poll-interval-us", self.poll_interval_us, 0, SECOND_US, mend)?;
+        range("gather-us", self.gather_us, 0, MAX_GATHER_US, "30 is a good value, 0 lets nothing gather")?;
         Ok(self)
     }
 }
@@ -221,6 +228,7 @@ mod tests {
             ("max-poll-cpu-percent = 101", "max-poll-cpu-percent = 101 is not between"),
             ("preempted-backoff-ms = 0", "preempted-backoff-ms = 0 is not between 1 and 60000: 100"),
             ("poll-interval-us = 1000001", "poll-interval-us = 1000001 is not between 0 and 1000000: 0 polls"),
+            ("gather-us = 1001", "gather-us = 1001 is not between 0 and 1000: 30"),
             ("enter_pps = 1", "unknown field `enter_pps`"),
             ("mode = 'polling'", "unknown field `mode`"),
         ] {

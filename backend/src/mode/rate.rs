@@ -60,11 +60,18 @@ impl<const K: usize> Sliding<K> {
     }
 }
 
+/// Least segments a second of a stream.
+const STREAM_PPS: u32 = 20_000;
+/// How many times as many bytes one side sends in a stream.
+const ONE_SIDED: u64 = 4;
+
 /// The rate of a queue pair against the two thresholds.
 #[derive(Clone, Debug)]
 pub(super) struct Rate {
-    /// Segments and bytes.
-    sums: Sliding<2>,
+    /// Segments, and bytes each way.
+    sums: Sliding<3>,
+    /// Segments in a window that make a stream.
+    stream: u64,
     /// Segments in a window at `enter_pps`.
     enter: u64,
     /// Segments in a window at `leave_pps`.
@@ -82,13 +89,14 @@ impl Rate {
         let enter = in_window(policy.enter_pps).max(1);
         let far_above = 2 * enter + 2 * enter / FULL_BUCKETS;
         let leave = in_window(policy.leave_pps).min(enter);
-        Self { sums, enter, leave, far_above, is_high: false, is_far_above: false }
+        let stream = in_window(STREAM_PPS);
+        Self { sums, stream, enter, leave, far_above, is_high: false, is_far_above: false }
     }
 
     /// Counts what a round moved in both directions. Says whether this took the rate over the threshold.
     #[inline]
-    pub(super) fn add(&mut self, now: Time, segments: u64, bytes: u64) -> bool {
-        let segments = self.sums.add(now, [segments, bytes])[0];
+    pub(super) fn add(&mut self, now: Time, segments: u64, bytes: [u64; 2]) -> bool {
+        let segments = self.sums.add(now, [segments, bytes[0], bytes[1]])[0];
         let was_high = self.is_high;
         self.is_high = segments >= if was_high { self.leave } else { self.enter };
         self.is_far_above = segments >= self.far_above;
@@ -109,8 +117,14 @@ impl Rate {
     pub(super) fn per_second(&self) -> (u64, u64) {
         // Half of the bucket that is being filled is past the window, on average.
         let window_us = (self.sums.width_ns * (2 * FULL_BUCKETS + 1) / 2000).max(1);
-        let [segments, bytes] = self.sums.sums().map(|sum| sum.saturating_mul(1_000_000) / window_us);
-        (segments, bytes.saturating_mul(8))
+        let [segments, there, back] = self.sums.sums().map(|sum| sum.saturating_mul(1_000_000) / window_us);
+        (segments, there.saturating_add(back).saturating_mul(8))
+    }
+
+    /// Packets come one after the other and one side sends nearly all of their bytes: nobody waits for an answer to each.
+    pub(super) fn is_stream(&self) -> bool {
+        let [segments, there, back] = self.sums.sums();
+        segments >= self.stream && there.max(back) / ONE_SIDED >= there.min(back)
     }
 }
 
@@ -153,7 +167,7 @@ mod tests {
         let mut steady = |rate: &mut Rate, pps: u64| {
             for _ in 0..pps / 5 {
                 now += 1_000_000_000 / pps;
-                rate.add(Time::from_nanos(now), 1, 100);
+                rate.add(Time::from_nanos(now), 1, [60, 40]);
             }
             (rate.is_high(), rate.per_second())
         };

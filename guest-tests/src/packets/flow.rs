@@ -227,7 +227,7 @@ impl Flow {
         };
         let mut v4 = Ipv4Header::new(0, 64, protocol, [10, 9, 1, self.number], [10, 9, 0, 1]).expect("it is empty");
         // Every other flow says "do not fragment", and then its identification means nothing.
-        v4.dont_fragment = self.number % 2 == 0 && self.kind != Kind::Fragments;
+        v4.dont_fragment = self.number.is_multiple_of(2) && self.kind != Kind::Fragments;
         v4.identification = if v4.dont_fragment { 7 } else { 0xfff0_u16.wrapping_add(self.count) };
         if self.kind == Kind::IpOptions {
             // Of an experiment (RFC 4727), copied to fragments.

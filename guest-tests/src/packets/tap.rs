@@ -119,14 +119,18 @@ impl Tap {
 /// Type and content of the VLAN tag that the kernel took out of a frame.
 fn tag_of(message: &libc::msghdr) -> Option<[u16; 2]> {
     // SAFETY: the kernel filled the control data in, which still lives.
-    let first = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: as above.
+    let first = unsafe { first.as_ref() }?;
     let is_data = (first.cmsg_level, first.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA);
-    // SAFETY: the pointer is that of a control message.
-    if !is_data || first.cmsg_len < unsafe { libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) } as usize {
+    // SAFETY: it only counts.
+    let least = unsafe { libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) } as usize;
+    if !is_data || first.cmsg_len < least {
         return None;
     }
+    // SAFETY: the pointer is that of a control message.
+    let data = unsafe { libc::CMSG_DATA(first) }.cast::<libc::tpacket_auxdata>();
     // SAFETY: the message has such data, as its level, type and length say.
-    let data: libc::tpacket_auxdata =
-        unsafe { libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    let data = unsafe { data.read_unaligned() };
     (data.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some([data.tp_vlan_tpid, data.tp_vlan_tci])
 }

@@ -1,7 +1,8 @@
 //! The governor itself: after every round it answers what comes next.
 //!
 //! Under `auto` three things begin polling or end it: the rate, backlog, and how long nothing came. What stands over these
-//! rules is in `orders`.
+//! rules is in `orders`. Below the rate of polling, the packets of a stream are left to gather between two looks, with kicks
+//! off, so that neither side wakes the other for each.
 
 mod orders;
 #[cfg(test)]
@@ -23,6 +24,7 @@ const LOOK_NS: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Governor {
     rest_ns: u64,
+    gather_ns: u64,
     look_ns: u64,
     rate_window_ns: u64,
 
@@ -47,6 +49,8 @@ pub struct Governor {
     was_empty: bool,
     /// Polling ended because nothing came in its window, and nothing has come since.
     window_is_over: bool,
+    /// Something was found since packets were last left to gather.
+    has_gathered: bool,
     /// When a round last found something.
     last_work: Time,
     /// Polling that backlog began goes on until then, whatever the rate.
@@ -63,6 +67,7 @@ impl Governor {
         let is_polling = policy.mode == Setting::Polling;
         Self {
             rest_ns: interval_ns,
+            gather_ns: u64::from(policy.gather_us) * 1000,
             look_ns: if interval_ns == 0 { LOOK_NS } else { interval_ns },
             rate_window_ns: u64::from(policy.rate_window_ms) * 1_000_000,
             rate: Rate::new(policy, now),
@@ -79,6 +84,7 @@ impl Governor {
             is_polling,
             was_empty: false,
             window_is_over: false,
+            has_gathered: false,
             last_work: now,
             rate_counts_from: now,
             barred_until: Time::default(),
@@ -92,7 +98,7 @@ impl Governor {
         let round_ns = self.record.advance(now);
         let is_busy = report.moved() || report.is_ready();
         let segments = u64::from(report.rx.segments) + u64::from(report.tx.segments);
-        if self.rate.add(now, segments, report.rx.bytes + report.tx.bytes) {
+        if self.rate.add(now, segments, [report.rx.bytes, report.tx.bytes]) {
             self.window.expect_work();
         }
         let conditions = self.conditions_of(report);
@@ -117,6 +123,7 @@ impl Governor {
         if is_busy {
             self.last_work = now;
             self.window_is_over = false;
+            self.has_gathered = true;
         }
         self.was_empty = !is_busy && !report.is_stuck();
         self.verdict(is_busy, report)
@@ -213,6 +220,11 @@ impl Governor {
         if is_polling {
             self.record.activity = Activity::Polling;
             return Verdict::Rest { until: until.min(report.now.after_ns(self.rest_ns)) };
+        }
+        let gathers = self.is_governed && !report.is_stuck() && self.gather_ns > 0 && self.rate.is_stream();
+        if gathers && std::mem::take(&mut self.has_gathered) {
+            self.record.activity = Activity::Draining;
+            return Verdict::Rest { until: until.min(report.now.after_ns(self.gather_ns)) };
         }
         self.record.activity = Activity::Waiting;
         if self.rings_without_kick_fd().is_some() {

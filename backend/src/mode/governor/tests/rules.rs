@@ -172,3 +172,58 @@ fn polling_rests_between_looks() {
     let state = pair.governor.state(pair.time());
     assert_eq!((state.polling_ns, state.activity), (53 * US, Activity::Polling));
 }
+
+/// A pair that has moved 40 packets a millisecond out of the guest for a while, in interrupt mode.
+fn stream(policy: Policy) -> Pair {
+    let mut pair = Pair::new(policy);
+    pair.frames_every(25, 60 * MS);
+    assert_eq!(pair.is().0, Mode::Interrupt);
+    pair
+}
+
+#[test]
+fn a_stream_gathers_between_looks_as_long_as_something_comes() {
+    let mut pair = stream(Policy { gather_us: 30, ..test_policy() });
+    for _ in 0..3 {
+        assert_eq!(pair.round(1, Direction::Empty), Verdict::Again);
+        let until = Time::from_nanos(pair.now + 31 * US);
+        assert_eq!(pair.empty(), Verdict::Rest { until });
+        pair.now += 30 * US;
+        pair.governor.woke(pair.time(), Cause::Timeout);
+    }
+    assert_eq!(pair.empty(), WAIT, "nothing came");
+    let spent = pair.governor.state(pair.time());
+    assert_eq!((spent.activity, spent.mode, spent.polling_ns), (Activity::Waiting, Mode::Interrupt, 0));
+    pair.report.deadline = Some(pair.time());
+    pair.round(1, Direction::Empty);
+    assert_eq!(pair.empty(), Verdict::Rest { until: pair.report.deadline.unwrap() });
+}
+
+#[test]
+fn nothing_gathers_where_somebody_waits_for_an_answer() {
+    let gathering = Policy { gather_us: 30, ..test_policy() };
+    // Few packets.
+    let mut pair = Pair::new(gathering);
+    pair.frames_every(100, 60 * MS);
+    pair.round(1, Direction::Empty);
+    assert_eq!(pair.empty(), WAIT);
+    // As much there as back.
+    let mut pair = Pair::new(gathering);
+    for _ in 0..1500 {
+        pair.report.rx = Way { packets: 1, segments: 1, bytes: 64, left: Direction::Empty, ..Way::default() };
+        pair.round(1, Direction::Empty);
+        pair.report.rx = Way { left: Direction::Empty, ..Way::default() };
+        pair.now += 50 * US;
+    }
+    assert_eq!(pair.empty(), WAIT);
+    // Nothing can be moved, an order, and who does not want it.
+    let mut pair = stream(gathering);
+    pair.round(1, Direction::Empty);
+    pair.report.rx.left = Direction::Blocked;
+    assert_eq!(pair.round(0, Direction::Blocked), WAIT);
+    for policy in [Policy { mode: Setting::Interrupt, ..gathering }, test_policy()] {
+        let mut pair = stream(policy);
+        pair.round(1, Direction::Empty);
+        assert_eq!(pair.empty(), WAIT);
+    }
+}
