@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// CSUM, HOST_TSO4, HOST_TSO6, HOST_USO.
 const OFFLOADS: u64 = 1 | 1 << 11 | 1 << 12 | 1 << 56;
 const POSTING: Posting = Posting { count: 8, len: 2048 };
-const ROUNDS: u32 = 300;
+const ROUNDS: u32 = 150;
 /// Behind the virtio-net header: the headers of Ethernet, IP and TCP or UDP, and some of what follows.
 const BYTES: std::ops::Range<u32> = 12..96;
 
