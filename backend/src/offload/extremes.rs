@@ -1,5 +1,5 @@
-//! Every field of the virtio-net header at its extremes (virtio 1.3, 5.1.6): whatever a guest says of its frame, what is
-//! done to it stays inside.
+//! Every field of the virtio-net header at its extremes (virtio 1.3, 5.1.6): whatever a guest says of its frame, what
+//! is done to it stays inside.
 
 use super::testing::{Burst, Spec, is_good, kinds, written};
 use super::{Coalescer, NetHeader, Offloads, Out, Packet, Segments, finish};

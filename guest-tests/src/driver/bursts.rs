@@ -1,5 +1,5 @@
-//! A virtio-net driver that hands the device whole bursts of frames with the virtio-net headers that it likes, and shows
-//! those of the frames that come.
+//! A virtio-net driver that hands the device whole bursts of frames with the virtio-net headers that it likes, and
+//! shows those of the frames that come.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Packets of every kind that a TAP carries, frames that stand for several of them, and the wire behind a TAP.
 //!
-//! [`Flow`] makes them, [`cut`] undoes what stands for several, [`Tap`] is the kernel's side of the TAP in the raw. Nothing
-//! of this is the daemon's code: headers and checksums are made and checked by another crate.
+//! [`Flow`] makes them, [`cut`] undoes what stands for several, [`Tap`] is the kernel's side of the TAP in the raw.
+//! Nothing of this is the daemon's code: headers and checksums are made and checked by another crate.
 
 mod cut;
 mod flow;
@@ -79,8 +79,8 @@ type ByFlow = BTreeMap<[u8; 2], Vec<Vec<u8>>>;
 /// How long a frame may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Takes frames from `receive` until they stand for as many packets as those of `sent`. They must be the same packets, in
-/// the order of each flow.
+/// Takes frames from `receive` until they stand for as many packets as those of `sent`. They must be the same packets,
+/// in the order of each flow.
 ///
 /// # Errors
 /// With the first difference.
