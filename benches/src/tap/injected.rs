@@ -137,7 +137,10 @@ fn clock_hz(printed: &str) -> Result<f64> {
 fn on_cpu(pid: u32) -> Result<Duration> {
     let mut sum = 0;
     for task in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
         let nanoseconds = text.split(' ').next().and_then(|count| count.parse::<u64>().ok());
         sum += nanoseconds.with_context(|| format!("no time in a schedstat file: {text}"))?;
     }
@@ -196,12 +199,16 @@ mod tests {
     }
 
     #[test]
-    fn time_of_this_process_passes() {
-        let before = on_cpu(std::process::id()).unwrap();
-        let mut sum = 0u64;
-        while on_cpu(std::process::id()).unwrap() - before < Duration::from_millis(1) {
-            sum = std::hint::black_box(sum + 1);
+    fn time_of_a_busy_process_passes() {
+        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        let grew = || on_cpu(busy.id()).unwrap() > Duration::from_millis(20);
+        while !grew() && begun.elapsed() < Duration::from_secs(60) {
+            thread::sleep(Duration::from_millis(5));
         }
-        assert!(on_cpu(u32::MAX).is_err());
+        let grew = grew();
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert!(grew && on_cpu(u32::MAX).is_err());
     }
 }
