@@ -143,7 +143,9 @@ impl NetHeader {
         self.0[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
     }
 
-    pub(super) fn gso_size(&self) -> usize {
+    /// Bytes of payload that each segment has at most, if the frame is to be cut.
+    #[must_use]
+    pub fn gso_size(&self) -> usize {
         self.field(4)
     }
 

@@ -3,6 +3,7 @@
 //! An uplink is made as two halves, one to send and one to receive, for the two directions are independent. Frames go
 //! straight from and to guest buffers, after a virtio-net header in private memory.
 
+mod af_xdp;
 mod bell;
 mod byte_sum;
 mod discard;
@@ -19,6 +20,7 @@ use std::os::fd::BorrowedFd;
 use crate::memory::GuestSlice;
 use crate::offload::{NetHeader, Offloads};
 
+pub use af_xdp::{XdpError, XdpPort, XdpRx, XdpSocket, XdpSteering, XdpTx, af_xdp_pair};
 pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
 pub use join::Joiner;
@@ -57,6 +59,8 @@ pub enum Received<'a> {
 pub enum Tx {
     /// A TAP queue.
     Tap(TapTx),
+    /// A queue of an interface.
+    AfXdp(Box<XdpTx>),
     /// Nowhere.
     Discard(DiscardTx),
     /// A wire: back to the guest, or to another thread.
@@ -68,6 +72,8 @@ pub enum Tx {
 pub enum Rx {
     /// A TAP queue.
     Tap(Box<TapRx>),
+    /// A queue of an interface.
+    AfXdp(Box<XdpRx>),
     /// From nowhere.
     Discard,
     /// The same frame without end.
@@ -104,6 +110,7 @@ impl Tx {
     pub fn send(&mut self, burst: &TxBurst<'_>) -> Progress {
         match self {
             Self::Tap(tap) => tap.send(burst),
+            Self::AfXdp(queue) => queue.send(burst),
             Self::Discard(discard) => discard.send(burst),
             Self::Wire(wire) => wire.send(burst),
         }
@@ -114,7 +121,7 @@ impl Tx {
     #[must_use]
     pub fn copies(&self) -> bool {
         match self {
-            Self::Tap(_) | Self::Wire(_) => true,
+            Self::Tap(_) | Self::AfXdp(_) | Self::Wire(_) => true,
             Self::Discard(discard) => discard.reads(),
         }
     }
@@ -124,7 +131,7 @@ impl Tx {
     pub fn discarded_bytes_sum(&self) -> Option<u64> {
         match self {
             Self::Discard(discard) => Some(discard.sum()),
-            Self::Tap(_) | Self::Wire(_) => None,
+            Self::Tap(_) | Self::AfXdp(_) | Self::Wire(_) => None,
         }
     }
 
@@ -132,7 +139,7 @@ impl Tx {
     pub fn take_joiner(&mut self) -> Option<Box<Joiner>> {
         match self {
             Self::Tap(tap) => tap.take_joiner(),
-            Self::Discard(_) | Self::Wire(_) => None,
+            Self::AfXdp(_) | Self::Discard(_) | Self::Wire(_) => None,
         }
     }
 
@@ -140,6 +147,7 @@ impl Tx {
     pub fn send_private(&mut self, header: &NetHeader, frame: &[u8]) -> Sent {
         match self {
             Self::Tap(tap) => tap.send_private(header, frame),
+            Self::AfXdp(queue) => queue.send_private(header, frame),
             Self::Discard(discard) => discard.send_private(frame),
             Self::Wire(wire) => wire.put_private(header, frame),
         }
@@ -150,14 +158,24 @@ impl Tx {
     pub fn room_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Wire(wire) => wire.fd(),
+            Self::AfXdp(queue) => Some(queue.port().room_fd()),
             Self::Tap(_) | Self::Discard(_) => None,
+        }
+    }
+
+    /// Sends what was taken and could not be sent at once. Says whether nothing of it is left.
+    #[inline]
+    pub fn flush(&mut self) -> bool {
+        match self {
+            Self::AfXdp(queue) => queue.flush(),
+            Self::Tap(_) | Self::Discard(_) | Self::Wire(_) => true,
         }
     }
 
     /// Whether room to send shows itself by [`Tx::room_fd`], and not in that [`Rx::fd`] is writable.
     #[must_use]
     pub fn tells_of_room(&self) -> bool {
-        matches!(self, Self::Wire(_))
+        matches!(self, Self::Wire(_) | Self::AfXdp(_))
     }
 
     /// Prepares for a thread of its own, beside the one that receives.
@@ -175,6 +193,7 @@ impl Rx {
     pub fn beside(&self) -> Self {
         match self {
             Self::Tap(tap) => Self::Tap(Box::new(tap.beside())),
+            Self::AfXdp(queue) => Self::AfXdp(Box::new(queue.beside())),
             Self::Discard | Self::Generate(_) | Self::Wire(_) | Self::Piped(_) => Self::Discard,
         }
     }
@@ -185,15 +204,24 @@ impl Rx {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(tap) => Some(tap.fd()),
+            Self::AfXdp(queue) => Some(queue.fd()),
             Self::Discard | Self::Generate(_) => None,
             Self::Wire(wire) => wire.fd(),
             Self::Piped(piped) => piped.wire.fd(),
         }
     }
 
+    /// Notes whether its worker looks at it all the time, which then is to do without the kernel's interrupts.
+    pub fn set_polling(&mut self, on: bool) {
+        if let Self::AfXdp(queue) = self {
+            queue.set_polling(on);
+        }
+    }
+
     /// Forgets the frames that lie in this process.
     pub fn forget(&mut self) {
         match self {
+            Self::AfXdp(queue) => queue.forget(),
             Self::Wire(wire) => wire.empty(),
             Self::Tap(tap) => tap.forget(),
             Self::Discard | Self::Generate(_) | Self::Piped(_) => {}
@@ -204,6 +232,7 @@ impl Rx {
     pub fn receive_private(&mut self) -> Received<'_> {
         match self {
             Self::Tap(tap) => tap.receive(&[], 0, 0),
+            Self::AfXdp(queue) => queue.receive(&[], 0, 0),
             Self::Discard => Received::Empty,
             Self::Generate(generate) => generate.receive(&[], 0, 0),
             Self::Wire(wire) => wire.receive(&[], 0, 0),
@@ -218,6 +247,7 @@ impl Rx {
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.attach(takes),
+            Self::AfXdp(queue) => queue.attach(takes),
             Self::Discard | Self::Generate(_) => Ok(()),
             // Whoever sends may go on for a while after this half was detached: what lies here by the time it is attached
             // again may be another guest's.

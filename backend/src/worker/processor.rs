@@ -69,8 +69,8 @@ struct Processor {
     from_rings: WireRx,
     to_rings: WireTx,
     wakeups: Wakeups,
-    /// What is watched: frames from the rings, room to the rings, the uplink.
-    interests: [Interest; 3],
+    /// What is watched: frames from the rings, room to the rings, the uplink, room in the uplink where that tells itself.
+    interests: [Interest; 4],
     valve: Arc<Valve>,
 }
 
@@ -87,7 +87,7 @@ impl Processor {
     fn new(tx: Tx, rx: Rx, from_rings: WireRx, to_rings: WireTx, valve: Arc<Valve>) -> io::Result<Self> {
         let wakeups = Wakeups::new()?;
         wakeups.add_eventfd(&*valve, Source::Mailbox)?;
-        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 3], valve })
+        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 4], valve })
     }
 
     fn run(mut self) {
@@ -98,6 +98,7 @@ impl Processor {
             }
             let mut left = Left::default();
             self.send(&mut left);
+            left.uplink_full |= !self.tx.flush();
             self.receive(&mut left);
             if left.moved {
                 continue;
@@ -164,7 +165,7 @@ impl Processor {
     /// Has the thread woken by what it waits for.
     fn watch(&mut self, left: &Left) -> io::Result<()> {
         let readable = |readable| Interest { readable, writable: false };
-        let [frames, room, uplink] = &mut self.interests;
+        let [frames, room, uplink, uplink_room] = &mut self.interests;
         if let Some(fd) = self.from_rings.fd() {
             self.wakeups.watch(fd, Slot(0), readable(!left.uplink_full), frames)?;
         }
@@ -175,6 +176,9 @@ impl Processor {
             let wanted = Interest { readable: !left.wire_full, writable: left.uplink_full };
             let wanted = if left.uplink_gone { Interest::default() } else { wanted };
             self.wakeups.watch(fd, Slot(0), wanted, uplink)?;
+        }
+        if let Some(fd) = self.tx.room_fd() {
+            self.wakeups.watch(fd, Slot(0), readable(left.uplink_full), uplink_room)?;
         }
         Ok(())
     }

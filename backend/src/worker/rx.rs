@@ -126,6 +126,8 @@ impl RxHalf {
             (_, Rx::Discard) => (Moved { state: Direction::Empty, ..Moved::BLOCKED }, None),
             (Ring::Split(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared, most),
             (Ring::Packed(ring), Rx::Tap(uplink)) => state.round(ring, &mut **uplink, shared, most),
+            (Ring::Split(ring), Rx::AfXdp(uplink)) => state.round(ring, &mut **uplink, shared, most),
+            (Ring::Packed(ring), Rx::AfXdp(uplink)) => state.round(ring, &mut **uplink, shared, most),
             (Ring::Split(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared, most),
             (Ring::Packed(ring), Rx::Wire(uplink)) => state.round(ring, uplink, shared, most),
             (Ring::Split(ring), Rx::Piped(piped)) => state.round(ring, &mut piped.wire, shared, most),

@@ -102,7 +102,8 @@ impl Sender {
         }
         let (packets, mut error) = get_packets(ring, most);
         if packets == 0 {
-            return (Moved { state: Direction::Empty, ..Moved::BLOCKED }, error);
+            let state = if self.uplink.flush() { Direction::Empty } else { Direction::Blocked };
+            return (Moved { state, ..Moved::BLOCKED }, error);
         }
         if discards || shared.link == Link::Gone {
             let dropped =

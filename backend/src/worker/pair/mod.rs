@@ -262,6 +262,7 @@ impl Pair {
             self.rx.queue.release_calls();
             self.tx.queue.release_calls();
         }
+        self.rx.uplink.set_polling(self.governor.mode() == Mode::Polling);
         self.rx.look_for_urgent(holds.then_some(self.moderation.urgent_priorities));
     }
 }

@@ -1,0 +1,249 @@
+//! The half that receives: frames lie in packet memory, and are copied from there to the guest.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use super::chunks::Chunks;
+use super::groups::Groups;
+use super::port::XdpPort;
+use super::ring::{Consumer, Descriptor, Producer};
+use super::socket::Bound;
+use crate::memory::{GuestSlice, copy_to_guest};
+use crate::offload::{NetHeader, Offloads};
+use crate::uplink::{MAX_FRAME, Receive, Received};
+
+/// How many descriptors are given back at a time.
+const BATCH: usize = 64;
+
+/// Batches after which frames to groups are looked for even though the queue always has others.
+const GROUPS_EVERY: u32 = 8;
+
+/// The half of a queue that receives.
+#[derive(Debug)]
+pub struct XdpRx {
+    port: Arc<XdpPort>,
+    /// Another half receives; this one attaches and detaches.
+    is_beside: bool,
+    rings: Option<RxRings>,
+    /// It is attached by this half.
+    is_attached: bool,
+    /// The worker looks all the time, and so is to poll the queue for the kernel.
+    is_polling: bool,
+    /// A frame that lay in several chunks, or came another way.
+    gathered: Vec<u8>,
+}
+
+/// Rings and memory of the half.
+#[derive(Debug)]
+pub(super) struct RxRings {
+    /// The socket, once it is bound.
+    pub(super) socket: Option<Arc<Bound>>,
+    /// Frames to groups, which come another way.
+    pub(super) groups: Option<Groups>,
+    rx: Consumer<Descriptor>,
+    fill: Producer<u64>,
+    chunks: Chunks,
+    /// The chunks of descriptors that were taken and not given back; none where the kernel named none of ours.
+    held: Vec<Option<u64>>,
+    batches: u32,
+}
+
+impl RxRings {
+    pub(super) fn new(rx: Consumer<Descriptor>, fill: Producer<u64>, chunks: Chunks) -> Self {
+        Self { socket: None, groups: None, rx, fill, chunks, held: Vec::with_capacity(2 * BATCH), batches: 0 }
+    }
+
+    /// Gives the kernel all chunks.
+    pub(super) fn fill(&mut self) {
+        for addr in self.chunks.addresses() {
+            self.fill.push(addr);
+        }
+        self.fill.publish();
+    }
+
+    /// The next descriptor.
+    #[inline]
+    fn front(&mut self) -> Option<Descriptor> {
+        if self.held.len() >= BATCH {
+            self.release();
+        }
+        let front = self.rx.peek(self.held.len() as u32);
+        if front.is_none() && !self.held.is_empty() {
+            // Whoever sleeps until there is a frame must have given the ones before back.
+            self.release();
+            return self.rx.peek(0);
+        }
+        front
+    }
+
+    /// Takes the descriptor that is next.
+    #[inline]
+    fn take(&mut self, descriptor: Descriptor) {
+        self.held.push(self.chunks.chunk_of(descriptor.addr));
+    }
+
+    /// Gives back what was taken.
+    #[inline]
+    fn release(&mut self) {
+        self.rx.release(self.held.len() as u32);
+        for chunk in self.held.drain(..).flatten() {
+            self.fill.push(chunk);
+        }
+        self.fill.publish();
+        self.batches = self.batches.wrapping_add(1);
+    }
+
+    /// Throws away what waits. What comes meanwhile may be left.
+    fn drain(&mut self) {
+        for _ in 0..self.chunks.count() {
+            let Some(descriptor) = self.front() else { break };
+            self.take(descriptor);
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.drain();
+        }
+    }
+
+    /// The next descriptor, after a look at the queue itself if that is ours to poll.
+    fn front_polled(&mut self, is_polling: bool) -> Option<Descriptor> {
+        let front = self.front();
+        if front.is_none()
+            && let Some(socket) = &self.socket
+            && (is_polling && socket.busy_poll || self.fill.needs_wakeup())
+        {
+            socket.wake_rx();
+            return self.front();
+        }
+        front
+    }
+
+    /// Whether frames to groups waited long enough for the others.
+    #[inline]
+    fn are_groups_due(&self) -> bool {
+        self.batches >= GROUPS_EVERY && self.groups.is_some()
+    }
+
+    /// Takes a frame to a group. Says whether there was one.
+    fn take_from_groups(&mut self, frame: &mut Vec<u8>) -> bool {
+        self.batches = 0;
+        self.groups.as_mut().is_some_and(|groups| groups.receive(frame))
+    }
+
+    /// Takes a frame that lies in several chunks, of which `descriptor` is the first, and puts it together. Says whether
+    /// it is whole.
+    #[cold]
+    fn gather(&mut self, mut descriptor: Descriptor, frame: &mut Vec<u8>) -> bool {
+        frame.clear();
+        let mut is_whole = true;
+        loop {
+            self.take(descriptor);
+            match self.chunks.bytes(descriptor.addr, descriptor.len as usize) {
+                Some(bytes) => frame.extend_from_slice(bytes),
+                None => is_whole = false,
+            }
+            if !descriptor.goes_on() {
+                return is_whole && frame.len() <= MAX_FRAME;
+            }
+            match self.rx.peek(self.held.len() as u32) {
+                Some(next) => descriptor = next,
+                None => return false,
+            }
+        }
+    }
+}
+
+impl XdpRx {
+    pub(super) fn new(port: Arc<XdpPort>) -> Self {
+        let gathered = Vec::new();
+        Self { port, is_beside: false, rings: None, is_attached: false, is_polling: false, gathered }
+    }
+
+    /// For another thread that uses the same queue and receives nothing.
+    pub(in crate::uplink) fn beside(&self) -> Self {
+        Self { is_beside: true, ..Self::new(self.port.clone()) }
+    }
+
+    pub(in crate::uplink) fn fd(&self) -> BorrowedFd<'_> {
+        self.port.frames_fd()
+    }
+
+    /// Whether the worker looks all the time.
+    pub(in crate::uplink) fn set_polling(&mut self, on: bool) {
+        self.is_polling = on;
+    }
+
+    /// Throws away what waits.
+    pub(in crate::uplink) fn forget(&mut self) {
+        self.take_new();
+        if let Some(rings) = &mut self.rings {
+            rings.drain();
+        }
+    }
+
+    /// Lets frames come, or keeps them away. What waits then was for another guest.
+    pub(in crate::uplink) fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
+        if takes.is_some() != self.is_attached {
+            if takes.is_some() {
+                self.forget();
+            }
+            self.port.count_user(takes.is_some())?;
+            self.is_attached = takes.is_some();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn take_new(&mut self) {
+        if !self.is_beside
+            && let Some(new) = self.port.new_rx()
+        {
+            self.rings = Some(new);
+        }
+    }
+}
+
+impl Receive for XdpRx {
+    #[inline]
+    fn next_plain(&mut self, room: usize) -> Option<&[u8]> {
+        self.take_new();
+        let rings = self.rings.as_mut().filter(|rings| !rings.are_groups_due())?;
+        let descriptor = rings.front()?;
+        let len = descriptor.len as usize;
+        if descriptor.goes_on() || len > room || rings.chunks.chunk_of(descriptor.addr).is_none() {
+            return None;
+        }
+        rings.take(descriptor);
+        rings.chunks.bytes(descriptor.addr, len).map(|bytes| &*bytes)
+    }
+
+    fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, _room: usize) -> Received<'_> {
+        self.take_new();
+        let Some(rings) = &mut self.rings else { return Received::Empty };
+        let frame = if rings.are_groups_due() && rings.take_from_groups(&mut self.gathered) {
+            &self.gathered[..]
+        } else {
+            match rings.front_polled(self.is_polling) {
+                None if rings.take_from_groups(&mut self.gathered) => &self.gathered[..],
+                None => return Received::Empty,
+                Some(descriptor) if descriptor.goes_on() => {
+                    if !rings.gather(descriptor, &mut self.gathered) {
+                        return Received::Spoilt;
+                    }
+                    &self.gathered[..]
+                }
+                Some(descriptor) => {
+                    rings.take(descriptor);
+                    match rings.chunks.bytes(descriptor.addr, descriptor.len as usize) {
+                        Some(bytes) => bytes,
+                        None => return Received::Spoilt,
+                    }
+                }
+            }
+        };
+        let done = copy_to_guest(frame, slices, skip);
+        Received::Frame { header: NetHeader::default(), len: frame.len(), rest: &frame[done..] }
+    }
+}
