@@ -22,6 +22,7 @@ const MAX_BRIDGE_PORTS: usize = 1024;
 /// linux/ethtool.h
 const ETHTOOL_GDRVINFO: u32 = 0x3;
 const ETHTOOL_GLINK: u32 = 0xa;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
 /// `struct ethtool_drvinfo`.
 #[repr(C)]
@@ -31,6 +32,18 @@ struct DriverInfo {
     versions: [u8; 64],
     bus: [u8; 32],
     rest: [u8; 64],
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    cmd: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
 }
 
 pub(super) const EMPTY: libc::ifreq =
@@ -95,6 +108,29 @@ impl Interfaces {
         let mut request = name.request();
         request.ifr_ifru.ifru_mtu = mtu.min(MAX_TAP_MTU).into();
         self.call(libc::SIOCSIFMTU, request).map(drop)
+    }
+
+    /// Largest packet of the interface, in bytes of IP.
+    pub(super) fn mtu(&self, name: &IfName) -> io::Result<u32> {
+        let answer = self.call(libc::SIOCGIFMTU, name.request())?;
+        // SAFETY: SIOCGIFMTU fills ifru_mtu; all bit patterns are an int.
+        let mtu = unsafe { answer.ifr_ifru.ifru_mtu };
+        Ok(u32::try_from(mtu).unwrap_or(0))
+    }
+
+    /// Queues of the interface that frames both come from and go to.
+    pub(super) fn queues(&self, name: &IfName) -> io::Result<u32> {
+        let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Channels::default() };
+        match self.ethtool(name, &mut channels) {
+            Ok(()) => Ok((channels.combined + channels.rx.min(channels.tx)).max(1)),
+            // A driver that does not tell, of a TAP for instance: the kernel's own list does.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let listed = std::fs::read_dir(format!("/sys/class/net/{}/queues", name.as_str()));
+                let names = listed.into_iter().flatten().flatten().map(|queue| queue.file_name());
+                Ok((names.filter(|name| name.as_encoded_bytes().starts_with(b"rx-")).count() as u32).max(1))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// MAC address of the interface.

@@ -1,4 +1,4 @@
-//! Opens what needs rights: TAP devices and listening sockets.
+//! Opens what needs rights: TAP devices, XDP programs and their sockets, listening sockets.
 //!
 //! The only room that needs capabilities. Requests are plain data and answers carry file descriptors, so that it can
 //! become a process of its own.
@@ -9,8 +9,10 @@ mod listen;
 mod macvtap;
 mod tap;
 mod tun;
+mod xdp;
 
 pub use adopt::{AdoptError, Adopted, adopt};
 pub use listen::{ListenError, ListenRequest, Listening, check_path, listen};
 pub use macvtap::open_macvtap;
 pub use tap::{OpenTapError, OpenedTap, TapRequest, adopt_tap, open_tap, set_mtu};
+pub use xdp::{OpenedXdp, XdpError, XdpMode, XdpProgram, XdpRequest, open_xdp};
