@@ -77,7 +77,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         device.serve(&mut events, ended.clone())?;
     }
     let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
-    events.add_subscriber(Box::new(Links::watch(nics.clone())?));
+    events.add_subscriber(Box::new(Links::watch(&mut devices)?));
     if let Some(listener) = metrics {
         events.add_subscriber(Box::new(MetricsServer::new(listener, nics.clone())?));
     }

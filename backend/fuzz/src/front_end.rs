@@ -113,6 +113,7 @@ fn nic() -> &'static Arc<Nic> {
             uplinks: vec![(Tx::Discard(DiscardTx::new(true)), Rx::Generate(GenerateRx::new(100))), loopback()],
             uplink: "test uplinks".into(),
             interface: None,
+            is_hosts: false,
             uplink_mac: None,
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: None,

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod af_xdp;
 mod metrics;
 mod values;
 
@@ -30,6 +31,7 @@ use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::{DeviceName, Moderation, Threads};
 
 pub use crate::guard::Mac;
+pub use af_xdp::XdpSpec;
 pub use metrics::MetricsAddress;
 pub use values::{CpuList, SocketGroup, SocketMode, UplinkSpec};
 
@@ -117,8 +119,9 @@ pub struct DeviceOptions {
         value_name = "SPEC",
         default_value = "tap=vnic%d",
         help = "Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free \
-                number), tap-fd=N[:N...], macvtap=IFNAME, or for tests discard[,unread], generate[,len=BYTES] and \
-                loopback"
+                number), tap-fd=N[:N...], macvtap=IFNAME, \
+                af-xdp=IFNAME[,queue=N][,mode=auto|zerocopy|copy|skb][,steer=all|mac][,force][,fds=N[:N...]], or for \
+                tests discard[,unread], generate[,len=BYTES] and loopback"
     )]
     pub uplink: UplinkSpec,
 
@@ -290,6 +293,12 @@ impl DeviceOptions {
         }
         if let Some(mtu) = self.mtu.filter(|mtu| *mtu < MIN_MTU) {
             return wrong(&format!("--mtu {mtu} is below {MIN_MTU}, the least that IP allows"));
+        }
+        if let UplinkSpec::AfXdp(spec) = &self.uplink
+            && spec.by_mac
+            && self.mac.is_none()
+        {
+            return wrong("steer=mac needs --mac, the address that frames for the guest have");
         }
         if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));

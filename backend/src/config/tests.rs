@@ -55,6 +55,11 @@ fn mistakes_are_named_with_their_line() {
             "[[device]]\nfd = 3\nname='a'\n[[device]]\nfd = 3\nname = 'b'\n",
             "'a' and 'b' both use the file descriptor 3",
         ),
+        ("[[device]]\nfd = 3\nuplink = 'af-xdp=e,steer=mac'\n", "steer=mac needs --mac"),
+        (
+            "[[device]]\nfd = 3\nname='a'\nuplink='af-xdp=e'\n[[device]]\nfd = 4\nname = 'b'\nuplink='af-xdp=e'\n",
+            "both use the queue 0 of 'e'",
+        ),
         ("[[device]]\nfd = 3\n[[device]]\nfd = 4\n", "both use the name 'nic0'"),
         (
             "[[device]]\nfd = 3\nname='a'\nuplink='tap=t'\n[[device]]\nfd = 4\nname = 'b'\nuplink='tap=t'\n",

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use super::XdpSpec;
 use crate::uplink;
 
 /// An uplink in words.
@@ -26,6 +27,8 @@ pub enum UplinkSpec {
     TapFd(Vec<i32>),
     /// A macvtap interface.
     Macvtap(String),
+    /// Queues of an interface, without the kernel's stack.
+    AfXdp(XdpSpec),
     /// Nowhere: for tests.
     Discard {
         /// Whether packets are left unread.
@@ -53,6 +56,7 @@ impl UplinkSpec {
             Self::Tap { name, .. } => vec![format!("TAP '{name}'")],
             Self::TapFd(fds) => fds.iter().map(|fd| format!("TAP of file descriptor {fd}")).collect(),
             Self::Macvtap(name) => vec![format!("macvtap '{name}'")],
+            Self::AfXdp(spec) => spec.holds(),
             Self::Discard { .. } | Self::Generate { .. } | Self::Loopback => vec![],
         }
     }
@@ -65,6 +69,9 @@ impl FromStr for UplinkSpec {
         let (head, options) = spec.split_once(',').map_or((spec, None), |(head, rest)| (head, Some(rest)));
         if let Some(name) = head.strip_prefix("tap=") {
             return tap(name, options);
+        }
+        if let Some(interface) = head.strip_prefix("af-xdp=") {
+            return XdpSpec::parse(interface, options).map(Self::AfXdp);
         }
         match (head, options) {
             ("discard", Some("unread")) => return Ok(Self::Discard { unread: true }),
@@ -89,7 +96,8 @@ impl FromStr for UplinkSpec {
             None if head == "generate" => Ok(Self::Generate { len: GENERATED_LEN }),
             None if head == "loopback" => Ok(Self::Loopback),
             _ => Err(format!(
-                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, discard, generate or loopback"
+                "'{head}' is no uplink: use tap=NAME, tap-fd=N[:N...], macvtap=IFNAME, af-xdp=IFNAME, discard, generate or \
+                 loopback"
             )),
         }
     }
@@ -220,6 +228,7 @@ mod tests {
         assert_eq!("tap=a,persist,sndbuf=65536".parse(), tap("a", None, Some(65_536), true));
         assert_eq!("tap-fd=3:4".parse(), Ok(UplinkSpec::TapFd(vec![3, 4])));
         assert_eq!("macvtap=m0".parse(), Ok(UplinkSpec::Macvtap("m0".into())));
+        assert!(matches!("af-xdp=eth1,queue=2".parse(), Ok(UplinkSpec::AfXdp(spec)) if spec.queue == 2));
         assert_eq!("discard".parse(), Ok(UplinkSpec::Discard { unread: false }));
         assert_eq!("discard,unread".parse(), Ok(UplinkSpec::Discard { unread: true }));
         assert_eq!("generate".parse(), Ok(UplinkSpec::Generate { len: 64 }));
@@ -241,6 +250,9 @@ mod tests {
             "tap-fd=3:",
             "tap-fd=3:3",
             "macvtap=",
+            "af-xdp=",
+            "af-xdp",
+            "af-xdp=e,mode=x",
             "macvtap=m,persist",
             "discard=1",
             "discard,read",

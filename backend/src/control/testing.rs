@@ -16,6 +16,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         uplinks: wires.map(|(tx, rx)| (Tx::Wire(tx), Rx::Wire(rx))).collect(),
         uplink: "loopback".into(),
         interface: None,
+        is_hosts: false,
         uplink_mac: None,
         mac: None,
         mtu: None,

@@ -9,6 +9,8 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use vmm_sys_util::epoll::EventSet;
 
+use super::Device;
+use super::af_xdp::XdpQueues;
 use crate::nic::Nic;
 
 /// `RTMGRP_LINK`: interfaces come, change and go.
@@ -28,22 +30,28 @@ const CARRIES: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
 pub struct Links {
     socket: OwnedFd,
     nics: Vec<Arc<Nic>>,
+    /// What is opened again when its interface comes back.
+    xdp: Vec<XdpQueues>,
 }
 
 impl Links {
-    /// Watches the interfaces of `nics`.
+    /// Watches the interfaces of `devices`.
     ///
     /// # Errors
     /// When the kernel gives no socket.
-    pub fn watch(nics: Vec<Arc<Nic>>) -> io::Result<Self> {
+    pub fn watch(devices: &mut [Device]) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol number is NETLINK_ROUTE.
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
-        Ok(Self { socket, nics })
+        let xdp = devices.iter_mut().filter_map(|device| device.xdp.take()).collect();
+        Ok(Self { socket, nics: devices.iter().map(|device| device.nic.clone()).collect(), xdp })
     }
 
     fn tell(&self, change: &Change<'_>) {
+        for queues in self.xdp.iter().filter(|queues| queues.interface() == change.interface && change.exists) {
+            queues.is_there(change.index);
+        }
         for nic in self.nics.iter().filter(|nic| nic.interface() == Some(change.interface)) {
             nic.set_link_up(change.carries);
         }
@@ -74,6 +82,9 @@ impl MutEventSubscriber for Links {
 #[derive(Debug, PartialEq, Eq)]
 struct Change<'a> {
     interface: &'a str,
+    index: u32,
+    /// It is there; else it has gone.
+    exists: bool,
     carries: bool,
 }
 
@@ -96,7 +107,7 @@ fn change(message: &[u8]) -> Option<Change<'_>> {
     if kind != NEW_LINK && kind != DEL_LINK {
         return None;
     }
-    let flags = u32_at(message, HEADER_LEN + 8)?;
+    let (index, flags) = (u32_at(message, HEADER_LEN + 4)?, u32_at(message, HEADER_LEN + 8)?);
     let mut attributes = message.get(HEADER_LEN + INFO_LEN..)?;
     loop {
         let len = usize::from(u16_at(attributes, 0)?);
@@ -104,7 +115,8 @@ fn change(message: &[u8]) -> Option<Change<'_>> {
         if u16_at(attribute, 2)? == NAME {
             let name = attribute[ATTRIBUTE_LEN..].split(|b| *b == 0).next()?;
             let interface = std::str::from_utf8(name).ok()?;
-            return Some(Change { interface, carries: kind == NEW_LINK && flags & CARRIES == CARRIES });
+            let exists = kind == NEW_LINK;
+            return Some(Change { interface, index, exists, carries: exists && flags & CARRIES == CARRIES });
         }
         attributes = attributes.get(len.next_multiple_of(4)..)?;
     }
@@ -123,7 +135,8 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, flags: u32, name: &str) -> Vec<u8> {
-        let mut body = vec![0; 8];
+        let mut body = vec![0; 4];
+        body.extend(9u32.to_ne_bytes());
         body.extend(flags.to_ne_bytes());
         body.extend([0; 4]);
         // An attribute of another kind first.
@@ -147,8 +160,9 @@ mod tests {
             message(DEL_LINK, CARRIES, "tap1"),
         ]
         .concat();
-        let read: Vec<_> = changes(&row).map(|c| (c.interface.to_owned(), c.carries)).collect();
-        assert_eq!(read, [("tap0".into(), true), ("t".into(), false), ("tap1".into(), false)]);
+        let read: Vec<_> = changes(&row).map(|c| (c.interface.to_owned(), c.exists, c.carries)).collect();
+        assert_eq!(read, [("tap0".into(), true, true), ("t".into(), true, false), ("tap1".into(), false, false)]);
+        assert!(changes(&row).all(|c| c.index == 9));
         for cut in 0..row.len() {
             changes(&row[..cut]).for_each(drop);
         }

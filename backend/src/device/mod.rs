@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod af_xdp;
 mod entrance;
 mod links;
 mod uplinks;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
+use self::af_xdp::XdpQueues;
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
@@ -55,6 +57,7 @@ fn cpus(options: &DeviceOptions) -> Vec<usize> {
 #[derive(Debug)]
 pub struct Device {
     nic: Arc<Nic>,
+    xdp: Option<XdpQueues>,
     entrance: Option<Entrance>,
 }
 
@@ -71,6 +74,7 @@ impl Device {
             name: options.name,
             uplink: uplink.description,
             interface: uplink.interface,
+            is_hosts: uplink.xdp.is_some(),
             uplink_mac: uplink.guest_mac,
             mac: options.mac.map(|mac| mac.0),
             mtu: options.mtu,
@@ -85,7 +89,7 @@ impl Device {
             guard: Guard::new(&options.filter, &options.limits),
             events: shared.events.clone(),
         }));
-        Ok(Self { nic, entrance: Some(entrance) })
+        Ok(Self { nic, xdp: uplink.xdp, entrance: Some(entrance) })
     }
 
     /// The NIC.

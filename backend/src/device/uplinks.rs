@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-use crate::config::{DeviceOptions, UplinkSpec};
+use super::af_xdp::{self, XdpQueues};
+use crate::config::{DeviceOptions, UplinkSpec, XdpSpec};
 use crate::offload::Offloads;
-use crate::opener::{self, OpenedTap, TapRequest};
+use crate::opener::{self, OpenedTap, TapRequest, XdpRequest};
 use crate::uplink::{self, Rx, TapTerms, Tx};
 
 /// An open uplink.
@@ -21,6 +22,8 @@ pub(super) struct Uplink {
     pub(super) queues: Vec<(Tx, Rx)>,
     /// What it takes and gives.
     pub(super) offloads: Offloads,
+    /// What is opened again when its interface comes back.
+    pub(super) xdp: Option<XdpQueues>,
 }
 
 /// Opens the uplink of a device.
@@ -39,6 +42,7 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
         }
         UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?, coalesce)?,
         UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?, coalesce)?,
+        UplinkSpec::AfXdp(spec) => xdp(options, spec)?,
         UplinkSpec::Discard { unread } => {
             for_tests("discard", pairs, || (Tx::Discard(uplink::DiscardTx::new(!unread)), Rx::Discard))
         }
@@ -53,7 +57,7 @@ pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
     let queues = uplink.queues.len();
     let how = if uplink.existed { "opened" } else { "made" };
     tracing::info!(device = %options.name, uplink = uplink.description, queue_pairs = queues, "uplink {how}");
-    if queues == 1 && pairs > 1 {
+    if queues == 1 && pairs > 1 && uplink.xdp.is_none() {
         tracing::warn!(
             device = %options.name,
             uplink = uplink.description,
@@ -72,7 +76,30 @@ fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) 
         existed: false,
         queues: std::iter::repeat_with(halves).take(pairs).collect(),
         offloads: Offloads::ALL,
+        xdp: None,
     }
+}
+
+/// Queues of an interface. What the guest leaves unfinished is finished here, so it may leave everything.
+fn xdp(options: &DeviceOptions, spec: &XdpSpec) -> Result<Uplink, Box<dyn Error>> {
+    let (queues, halves) = af_xdp::open(XdpRequest {
+        interface: spec.interface.clone(),
+        queue: spec.queue,
+        queues: options.queue_pairs.into(),
+        mode: spec.mode,
+        mac: options.mac.filter(|_| spec.by_mac).map(|mac| mac.0),
+        force: spec.force,
+        sockets: spec.fds.clone(),
+    })?;
+    Ok(Uplink {
+        description: format!("af-xdp {}", spec.interface),
+        existed: true,
+        interface: Some(spec.interface.clone()),
+        guest_mac: options.mac.filter(|_| spec.by_mac).map(|mac| mac.0),
+        queues: halves,
+        offloads: Offloads::ALL,
+        xdp: Some(queues),
+    })
 }
 
 fn tap(kind: &str, tap: OpenedTap, coalesce: bool) -> Result<Uplink, Box<dyn Error>> {
@@ -84,5 +111,6 @@ fn tap(kind: &str, tap: OpenedTap, coalesce: bool) -> Result<Uplink, Box<dyn Err
         guest_mac: tap.guest_mac,
         queues: uplink::tap_pairs(tap.queues, TapTerms { multi_queue: tap.multi_queue, uso: tap.uso, coalesce })?,
         offloads,
+        xdp: None,
     })
 }

@@ -48,6 +48,8 @@ pub struct NicSetup {
     pub uplink: String,
     /// The uplink's interface, if it has one of its own here.
     pub interface: Option<String>,
+    /// Whether that is the host's too, so that a front end has no say in its MTU.
+    pub is_hosts: bool,
     /// The address that the guest must have for frames to reach it over the uplink.
     pub uplink_mac: Option<[u8; 6]>,
     /// The address that a guest is told.
@@ -80,6 +82,7 @@ pub struct Nic {
     name: DeviceName,
     uplink: String,
     interface: Option<String>,
+    is_hosts: bool,
     uplink_mac: Option<[u8; 6]>,
     mac: Option<[u8; 6]>,
     mtu: Option<u16>,
@@ -123,6 +126,7 @@ impl Nic {
             name: setup.name,
             uplink: setup.uplink,
             interface: setup.interface,
+            is_hosts: setup.is_hosts,
             uplink_mac: setup.uplink_mac,
             mac: setup.mac,
             mtu: setup.mtu,
@@ -160,7 +164,7 @@ impl Nic {
 
     /// Gives the uplink's interface another MTU, as far as it can be had.
     pub fn set_uplink_mtu(&self, mtu: u16) {
-        if let Some(interface) = &self.interface
+        if let Some(interface) = self.interface.as_ref().filter(|_| !self.is_hosts)
             && let Err(e) = opener::set_mtu(interface, mtu)
         {
             tracing::warn!(device = %self.name, mtu, "the MTU of {interface} stays as it is: {e}; set it with ip link");

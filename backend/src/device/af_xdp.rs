@@ -1,0 +1,80 @@
+//! Queues of an interface as an uplink: opened, set up, and opened again when an interface that was deleted is back.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::sync::Arc;
+
+use crate::opener::{self, OpenedXdp, XdpMode, XdpRequest};
+use crate::uplink::{self, Rx, Tx, XdpPort, XdpSocket, XdpSteering};
+
+/// Queues of an interface.
+#[derive(Debug)]
+pub(super) struct XdpQueues {
+    request: XdpRequest,
+    ports: Vec<Arc<XdpPort>>,
+    /// Index of the interface that they belong to.
+    interface: Cell<u32>,
+}
+
+/// Opens queues, and gives the halves of each.
+pub(super) fn open(request: XdpRequest) -> Result<(XdpQueues, Vec<(Tx, Rx)>), Box<dyn Error>> {
+    let opened = opener::open_xdp(&request)?;
+    let numbers = (request.queue..).take(opened.sockets.len());
+    let pairs = numbers.map(uplink::af_xdp_pair).collect::<Result<Vec<_>, _>>()?;
+    let (ports, halves) = pairs.into_iter().unzip();
+    let queues = XdpQueues { request, ports, interface: Cell::new(opened.interface) };
+    queues.connect(opened)?;
+    Ok((queues, halves))
+}
+
+impl XdpQueues {
+    /// Name of the interface.
+    pub(super) fn interface(&self) -> &str {
+        &self.request.interface
+    }
+
+    /// Notes that an interface with this index is there. If it is another than before, the queues become its own.
+    pub(super) fn is_there(&self, index: u32) {
+        if index == self.interface.get() || !self.request.sockets.is_empty() {
+            return;
+        }
+        let opened = opener::open_xdp(&self.request).map_err(Box::<dyn Error>::from);
+        match opened.and_then(|opened| Ok((opened.interface, self.connect(opened)?))) {
+            Ok((interface, ())) => {
+                self.interface.set(interface);
+                tracing::info!(interface = self.request.interface, "uplink opened again");
+            }
+            // Tried again when something else changes about it.
+            Err(e) => tracing::error!(interface = self.request.interface, "the uplink stays closed: {e}"),
+        }
+    }
+
+    fn connect(&self, opened: OpenedXdp) -> Result<(), uplink::XdpError> {
+        let OpenedXdp { interface, mtu, sockets, busy_poll, program, packets } = opened;
+        let is_generic = program.as_ref().is_some_and(|program| program.is_generic);
+        let is_shared = program.as_ref().is_some_and(|program| program.is_shared);
+        let zero_copy = match self.request.mode {
+            _ if is_generic => Some(false),
+            XdpMode::Auto => None,
+            XdpMode::ZeroCopy => Some(true),
+            XdpMode::Copy | XdpMode::Skb => Some(false),
+        };
+        let steering = program.map(|program| {
+            let (link, sockets, rules) = (program.link, program.sockets, program.rules);
+            Arc::new(XdpSteering { link, packets, sockets, rules, mac: self.request.mac })
+        });
+        for ((queue, port), fd) in (self.request.queue..).zip(&self.ports).zip(sockets) {
+            let socket = XdpSocket { fd, interface, queue, mtu, zero_copy, busy_poll };
+            // Frames to groups come once, whatever number of queues there is.
+            let takes_groups = queue == self.request.queue;
+            let got = port.connect(socket, steering.clone(), takes_groups)?;
+            let program = match (is_generic, is_shared) {
+                (true, _) => "in the kernel's stack",
+                (false, true) => "shared",
+                (false, false) => "in the driver",
+            };
+            tracing::info!(interface = self.request.interface, queue, program, "AF_XDP: {got}");
+        }
+        Ok(())
+    }
+}
