@@ -16,11 +16,11 @@ pub(super) struct XdpQueues {
     interface: Cell<u32>,
 }
 
-/// Opens queues, and gives the halves of each.
-pub(super) fn open(request: XdpRequest) -> Result<(XdpQueues, Vec<(Tx, Rx)>), Box<dyn Error>> {
+/// Opens queues, and gives the halves of each. `coalesce` says whether received packets may be joined.
+pub(super) fn open(request: XdpRequest, coalesce: bool) -> Result<(XdpQueues, Vec<(Tx, Rx)>), Box<dyn Error>> {
     let opened = opener::open_xdp(&request)?;
     let numbers = (request.queue..).take(opened.sockets.len());
-    let pairs = numbers.map(uplink::af_xdp_pair).collect::<Result<Vec<_>, _>>()?;
+    let pairs = numbers.map(|queue| uplink::af_xdp_pair(queue, coalesce)).collect::<Result<Vec<_>, _>>()?;
     let (ports, halves) = pairs.into_iter().unzip();
     let queues = XdpQueues { request, ports, interface: Cell::new(opened.interface) };
     queues.connect(opened)?;

@@ -82,7 +82,7 @@ fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) 
 
 /// Queues of an interface. What the guest leaves unfinished is finished here, so it may leave everything.
 fn xdp(options: &DeviceOptions, spec: &XdpSpec) -> Result<Uplink, Box<dyn Error>> {
-    let (queues, halves) = af_xdp::open(XdpRequest {
+    let request = XdpRequest {
         interface: spec.interface.clone(),
         queue: spec.queue,
         queues: options.queue_pairs.into(),
@@ -90,7 +90,8 @@ fn xdp(options: &DeviceOptions, spec: &XdpSpec) -> Result<Uplink, Box<dyn Error>
         mac: options.mac.filter(|_| spec.by_mac).map(|mac| mac.0),
         force: spec.force,
         sockets: spec.fds.clone(),
-    })?;
+    };
+    let (queues, halves) = af_xdp::open(request, !options.no_coalesce)?;
     Ok(Uplink {
         description: format!("af-xdp {}", spec.interface),
         existed: true,

@@ -72,7 +72,21 @@ impl<'a> Plan<'a> {
     }
 }
 
+impl Coalescer {
+    /// The frame that begins with frame number `first` in the plan that was made last, which says that it is joined.
+    #[must_use]
+    pub fn joined(&self, first: usize) -> Joined<'_> {
+        Joined { coalescer: self, first }
+    }
+}
+
 impl<'a> Joined<'a> {
+    /// Number of the frame that it begins with.
+    #[must_use]
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
     fn group(&self) -> &'a Group {
         &self.coalescer.groups[self.first]
     }

@@ -47,15 +47,25 @@ impl Chunks {
         self.range.contains(&number).then_some((number * self.size) as u64)
     }
 
+    /// Where the `len` bytes at `addr` are, if one of these chunks holds them all.
+    #[inline]
+    fn place(&self, addr: u64, len: usize) -> Option<*mut u8> {
+        let offset = (addr - self.chunk_of(addr)?) as usize;
+        (len <= self.size - offset).then(|| self.memory.start().wrapping_add(addr as usize))
+    }
+
     /// The `len` bytes at `addr`, if one of these chunks holds them all.
     #[inline]
+    pub(super) fn read(&self, addr: u64, len: usize) -> Option<&[u8]> {
+        let start = self.place(addr, len)?;
+        // SAFETY: as for `bytes`; whoever borrowed the value writes to none of them.
+        Some(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
+    /// The same, to be written.
+    #[inline]
     pub(super) fn bytes(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
-        let chunk = self.chunk_of(addr)?;
-        let offset = (addr - chunk) as usize;
-        if len > self.size - offset {
-            return None;
-        }
-        let start = self.memory.start().wrapping_add(addr as usize);
+        let start = self.place(addr, len)?;
         // SAFETY: the bytes lie in a chunk of the memory, which lives as long as this value; the other half has other chunks,
         // so in this process nobody but the value's borrower touches these. The kernel does only after it was told to by a ring, and what is in a ring is not
         // asked for here; should it write all the same, what is read is bytes of a packet.

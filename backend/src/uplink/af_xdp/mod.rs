@@ -9,6 +9,7 @@
 //! deleted leaves a queue without a socket, until it is given another ([`XdpPort::connect`]).
 
 mod area;
+mod batch;
 mod chunks;
 mod groups;
 mod port;
@@ -29,12 +30,14 @@ pub use socket::{XdpError, XdpSocket};
 pub use steering::XdpSteering;
 pub use tx::XdpTx;
 
-/// The halves of queue number `queue`, which has no socket yet, and the way to give it one.
+/// The halves of queue number `queue`, which has no socket yet, and the way to give it one. `coalesce` says whether received
+/// packets are joined for a guest that takes such frames.
 ///
 /// # Errors
 /// When the kernel gives no epoll or timer.
-pub fn af_xdp_pair(queue: u32) -> io::Result<(Arc<XdpPort>, (Tx, Rx))> {
+pub fn af_xdp_pair(queue: u32, coalesce: bool) -> io::Result<(Arc<XdpPort>, (Tx, Rx))> {
     let port = Arc::new(XdpPort::new(queue)?);
-    let halves = (Tx::AfXdp(Box::new(XdpTx::new(port.clone()))), Rx::AfXdp(Box::new(XdpRx::new(port.clone()))));
+    let halves =
+        (Tx::AfXdp(Box::new(XdpTx::new(port.clone()))), Rx::AfXdp(Box::new(XdpRx::new(port.clone(), coalesce))));
     Ok((port, halves))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::batch::{Batch, Step};
 use super::chunks::Chunks;
 use super::groups::Groups;
 use super::port::XdpPort;
@@ -27,6 +28,10 @@ pub struct XdpRx {
     port: Arc<XdpPort>,
     /// Another half receives; this one attaches and detaches.
     is_beside: bool,
+    /// Packets may be joined.
+    coalesce: bool,
+    /// What the guest takes, as far as packets are joined for it.
+    takes: Offloads,
     rings: Option<RxRings>,
     /// It is attached by this half.
     is_attached: bool,
@@ -49,11 +54,24 @@ pub(super) struct RxRings {
     /// The chunks of descriptors that were taken and not given back; none where the kernel named none of ours.
     held: Vec<Option<u64>>,
     batches: u32,
+    batch: Batch,
+    /// Descriptors that were looked at already, and are not joined.
+    looked: usize,
 }
 
 impl RxRings {
     pub(super) fn new(rx: Consumer<Descriptor>, fill: Producer<u64>, chunks: Chunks) -> Self {
-        Self { socket: None, groups: None, rx, fill, chunks, held: Vec::with_capacity(2 * BATCH), batches: 0 }
+        Self {
+            socket: None,
+            groups: None,
+            rx,
+            fill,
+            chunks,
+            held: Vec::with_capacity(2 * BATCH),
+            batches: 0,
+            batch: Batch::default(),
+            looked: 0,
+        }
     }
 
     /// Gives the kernel all chunks.
@@ -64,25 +82,47 @@ impl RxRings {
         self.fill.publish();
     }
 
-    /// The next descriptor.
+    /// What the guest gets next, if it takes `takes`.
     #[inline]
-    fn front(&mut self) -> Option<Descriptor> {
+    fn front(&mut self, takes: Offloads) -> Option<Step> {
+        if let Some(step) = self.batch.step() {
+            return Some(step);
+        }
         if self.held.len() >= BATCH {
             self.release();
         }
-        let front = self.rx.peek(self.held.len() as u32);
+        if takes.segments() && self.looked == 0 && self.rx.peek(self.held.len() as u32 + 1).is_some() {
+            // A plan is for whole batches.
+            self.release();
+            let Self { rx, chunks, batch, .. } = self;
+            self.looked = batch.look(chunks, takes, |at| rx.peek(at));
+            if let Some(step) = self.batch.step() {
+                self.looked = 0;
+                return Some(step);
+            }
+        }
+        let mut front = self.rx.peek(self.held.len() as u32);
         if front.is_none() && !self.held.is_empty() {
             // Whoever sleeps until there is a frame must have given the ones before back.
             self.release();
-            return self.rx.peek(0);
+            front = self.rx.peek(0);
         }
-        front
+        front.map(Step::Alone)
     }
 
-    /// Takes the descriptor that is next.
+    /// Takes what is next.
     #[inline]
-    fn take(&mut self, descriptor: Descriptor) {
-        self.held.push(self.chunks.chunk_of(descriptor.addr));
+    fn take(&mut self, step: Step) {
+        let Self { held, chunks, batch, .. } = self;
+        let mut hold = |descriptor: Descriptor| held.push(chunks.chunk_of(descriptor.addr));
+        match step {
+            _ if batch.step().is_some() => batch.made(hold),
+            Step::Alone(descriptor) => {
+                hold(descriptor);
+                self.looked = self.looked.saturating_sub(1);
+            }
+            Step::Joined(_) => {}
+        }
     }
 
     /// Gives back what was taken.
@@ -99,23 +139,24 @@ impl RxRings {
     /// Throws away what waits. What comes meanwhile may be left.
     fn drain(&mut self) {
         for _ in 0..self.chunks.count() {
-            let Some(descriptor) = self.front() else { break };
-            self.take(descriptor);
+            let Some(step) = self.front(Offloads::default()) else { break };
+            self.take(step);
         }
+        self.looked = 0;
         if let Some(groups) = &mut self.groups {
             groups.drain();
         }
     }
 
     /// The next descriptor, after a look at the queue itself if that is ours to poll.
-    fn front_polled(&mut self, is_polling: bool) -> Option<Descriptor> {
-        let front = self.front();
+    fn front_polled(&mut self, takes: Offloads, is_polling: bool) -> Option<Step> {
+        let front = self.front(takes);
         if front.is_none()
             && let Some(socket) = &self.socket
             && (is_polling && socket.busy_poll || self.fill.needs_wakeup())
         {
             socket.wake_rx();
-            return self.front();
+            return self.front(takes);
         }
         front
     }
@@ -139,7 +180,7 @@ impl RxRings {
         frame.clear();
         let mut is_whole = true;
         loop {
-            self.take(descriptor);
+            self.take(Step::Alone(descriptor));
             match self.chunks.bytes(descriptor.addr, descriptor.len as usize) {
                 Some(bytes) => frame.extend_from_slice(bytes),
                 None => is_whole = false,
@@ -156,14 +197,14 @@ impl RxRings {
 }
 
 impl XdpRx {
-    pub(super) fn new(port: Arc<XdpPort>) -> Self {
-        let gathered = Vec::new();
-        Self { port, is_beside: false, rings: None, is_attached: false, is_polling: false, gathered }
+    pub(super) fn new(port: Arc<XdpPort>, coalesce: bool) -> Self {
+        let (takes, gathered) = (Offloads::default(), Vec::new());
+        Self { port, is_beside: false, coalesce, takes, rings: None, is_attached: false, is_polling: false, gathered }
     }
 
     /// For another thread that uses the same queue and receives nothing.
     pub(in crate::uplink) fn beside(&self) -> Self {
-        Self { is_beside: true, ..Self::new(self.port.clone()) }
+        Self { is_beside: true, ..Self::new(self.port.clone(), false) }
     }
 
     pub(in crate::uplink) fn fd(&self) -> BorrowedFd<'_> {
@@ -185,6 +226,7 @@ impl XdpRx {
 
     /// Lets frames come, or keeps them away. What waits then was for another guest.
     pub(in crate::uplink) fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
+        self.takes = takes.filter(|_| self.coalesce).unwrap_or_default();
         if takes.is_some() != self.is_attached {
             if takes.is_some() {
                 self.forget();
@@ -210,13 +252,14 @@ impl Receive for XdpRx {
     fn next_plain(&mut self, room: usize) -> Option<&[u8]> {
         self.take_new();
         let rings = self.rings.as_mut().filter(|rings| !rings.are_groups_due())?;
-        let descriptor = rings.front()?;
+        let step = rings.front(self.takes)?;
+        let Step::Alone(descriptor) = step else { return None };
         let len = descriptor.len as usize;
-        if descriptor.goes_on() || len > room || rings.chunks.chunk_of(descriptor.addr).is_none() {
+        if descriptor.goes_on() || len > room || rings.chunks.read(descriptor.addr, len).is_none() {
             return None;
         }
-        rings.take(descriptor);
-        rings.chunks.bytes(descriptor.addr, len).map(|bytes| &*bytes)
+        rings.take(step);
+        rings.chunks.read(descriptor.addr, len)
     }
 
     fn receive(&mut self, slices: &[GuestSlice<'_>], skip: usize, _room: usize) -> Received<'_> {
@@ -225,18 +268,24 @@ impl Receive for XdpRx {
         let frame = if rings.are_groups_due() && rings.take_from_groups(&mut self.gathered) {
             &self.gathered[..]
         } else {
-            match rings.front_polled(self.is_polling) {
+            match rings.front_polled(self.takes, self.is_polling) {
                 None if rings.take_from_groups(&mut self.gathered) => &self.gathered[..],
                 None => return Received::Empty,
-                Some(descriptor) if descriptor.goes_on() => {
+                Some(Step::Joined(first)) => {
+                    let (header, len) = rings.batch.write(first, &rings.chunks, slices, skip, &mut self.gathered);
+                    rings.take(Step::Joined(first));
+                    let done = copy_to_guest(&self.gathered, slices, skip);
+                    return Received::Frame { header, len, rest: &self.gathered[done..] };
+                }
+                Some(Step::Alone(descriptor)) if descriptor.goes_on() => {
                     if !rings.gather(descriptor, &mut self.gathered) {
                         return Received::Spoilt;
                     }
                     &self.gathered[..]
                 }
-                Some(descriptor) => {
-                    rings.take(descriptor);
-                    match rings.chunks.bytes(descriptor.addr, descriptor.len as usize) {
+                Some(step @ Step::Alone(descriptor)) => {
+                    rings.take(step);
+                    match rings.chunks.read(descriptor.addr, descriptor.len as usize) {
                         Some(bytes) => bytes,
                         None => return Received::Spoilt,
                     }
