@@ -141,7 +141,7 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
     pub queue_size: u16,
 
-    /// Send every packet to the TAP by itself, rather than those of a flow together
+    /// Send every packet to the TAP, and take it from AF_XDP, by itself, rather than those of a flow together
     #[arg(long)]
     pub no_coalesce: bool,
 
