@@ -16,8 +16,11 @@ pub(super) struct XdpQueues {
     interface: Cell<u32>,
 }
 
+/// Queues, and the halves of each.
+type Opened = (XdpQueues, Vec<(Tx, Rx)>);
+
 /// Opens queues, and gives the halves of each. `coalesce` says whether received packets may be joined.
-pub(super) fn open(request: XdpRequest, coalesce: bool) -> Result<(XdpQueues, Vec<(Tx, Rx)>), Box<dyn Error>> {
+pub(super) fn open(request: XdpRequest, coalesce: bool) -> Result<Opened, Box<dyn Error>> {
     let opened = opener::open_xdp(&request)?;
     let numbers = (request.queue..).take(opened.sockets.len());
     let pairs = numbers.map(|queue| uplink::af_xdp_pair(queue, coalesce)).collect::<Result<Vec<_>, _>>()?;

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_is_what_would_have_been_sent() {
-        let payload: Vec<u8> = (0..2500u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..2500u32).map(|n| ((n * 7) >> 3) as u8).collect();
         for kind in Kind::ALL.into_iter().filter(|kind| kind.has_offloads()) {
             for number in [0, 1] {
                 let (header, frame) = Flow::new(kind, number).segmented(&payload, 1000, true);

@@ -11,7 +11,6 @@ use super::chunks::Chunks;
 use super::port::XdpPort;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::socket::Bound;
-use crate::memory::{append_from_guest, copy_from_guest};
 use crate::offload::{NetHeader, Offloads, Segments, finish, pad};
 use crate::uplink::{Progress, Sent, TxBurst, TxFrame};
 
@@ -179,13 +178,13 @@ impl TxRings {
         }
         if !frame.header.is_plain() || frame.len > self.chunks.size() {
             gathered.clear();
-            append_from_guest(frame.slices, frame.skip, frame.len, gathered);
+            frame.append(0..frame.len, gathered);
             return self.put_gathered(frame.header, gathered);
         }
         let Some(chunk) = self.room(1) else { return Sent::Full };
         let len = frame.len.max(crate::offload::MIN_FRAME);
         let Some(bytes) = self.chunks.bytes(chunk, len) else { return Sent::Refused };
-        copy_from_guest(frame.slices, frame.skip, &mut bytes[..frame.len]);
+        frame.copy(0, &mut bytes[..frame.len]);
         let len = pad(bytes, frame.len);
         self.free.pop();
         self.tx.push(Descriptor { addr: chunk, len: len as u32, options: 0 });
