@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use guest_tests::lab::{self, GUEST, HOST};
+use guest_tests::lab::{self, GUEST, HOST, Traffic, eventually};
 use guest_tests::transfer::{self, Datagrams};
 use guest_tests::{Guest, Lab, NetNs, Qemu, Side};
 
@@ -38,7 +38,7 @@ fn a_guest_pings_and_runs_iperf() -> Result<()> {
     lab.ping(&guest)?;
     udp_both_ways(&lab, &guest)?;
     lab.tcp_both_ways(&guest, 64 * MB + 1)?;
-    let server = lab.ns.spawn("exec iperf3 -s")?;
+    let server = lab.ns.spawn("exec iperf3 -s --forceflush")?;
     server.wait_for_line("listening", Duration::from_secs(10))?;
     for direction in ["", "-R"] {
         let printed = guest.run_ok(&format!("iperf3 -c {HOST} -t 2 -f m {direction}"))?;
@@ -84,6 +84,25 @@ fn two_queues_carry_traffic() -> Result<()> {
     }
     let came = lab.vnicd.counters("rx_packets")?;
     ensure!(came.len() == 2 && came.iter().all(|packets| *packets > 0), "{came:?}");
+    Ok(())
+}
+
+/// Streams both ways outlive an interface that goes down for a while.
+#[test]
+fn traffic_goes_on_when_the_interface_is_back() -> Result<()> {
+    let lab = lab(1, "af-xdp=up0")?;
+    let guest = lab.boot(Qemu::V10)?;
+    let _traffic = Traffic::start(&lab, &guest)?;
+    for _ in 0..2 {
+        lab.ns.sh("ip link set up0 down")?;
+        std::thread::sleep(Duration::from_millis(300));
+        lab.ns.sh("ip link set up0 up")?;
+        let before = lab.ns.counters("tap0")?;
+        eventually("data in both directions again", || {
+            let now = lab.ns.counters("tap0")?;
+            Ok((now.rx_bytes - before.rx_bytes).min(now.tx_bytes - before.tx_bytes) > 4 << 20)
+        })?;
+    }
     Ok(())
 }
 
