@@ -123,6 +123,7 @@ fn nic() -> &'static Arc<Nic> {
             threads: Default::default(),
             workers: Default::default(),
             policy: Default::default(),
+            guard: Default::default(),
             moderation: Default::default(),
             // Nobody listens.
             events: mode_events().unwrap().0,
