@@ -16,18 +16,20 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, sockopt};
 use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error, Result, VhostUserBackendReqHandlerMut};
 
+use super::patience::wait_for_message;
 use super::session::Session;
 use crate::nic::MIN_MTU;
 
-const HEADER_LEN: usize = 12;
+pub(super) const HEADER_LEN: usize = 12;
 /// Largest message body that is read here (vhost-user has none above 4 KiB).
-const MAX_BODY: usize = 4096;
+pub(super) const MAX_BODY: usize = 4096;
 /// Most file descriptors that one message may carry into this room.
 const MAX_FDS: usize = 64;
 
@@ -36,10 +38,13 @@ const FLAG_REPLY: u32 = 1 << 2;
 const FLAG_NEED_REPLY: u32 = 1 << 3;
 
 /// Serves a front end until it goes away or breaks the protocol.
-pub(super) fn serve(stream: &UnixStream, session: &Arc<Mutex<Session>>) -> Result<()> {
+/// `spoke` is set when the first message has come.
+pub(super) fn serve(stream: &UnixStream, session: &Arc<Mutex<Session>>, spoke: &AtomicBool) -> Result<()> {
     let clone = stream.try_clone().map_err(Error::SocketError)?;
     let mut handler = BackendReqHandler::from_stream(clone, session.clone());
     loop {
+        wait_for_message(stream)?;
+        spoke.store(true, Ordering::Relaxed);
         match answerer(stream, session)? {
             Some(answer) => answer_here(stream, session, answer)?,
             None => handler.handle_request()?,

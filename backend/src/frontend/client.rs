@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ impl Shared {
             state.connection = stream.try_clone().ok();
         }
         tracing::info!(pid = peer(stream), "front end connected");
-        serve(stream, self.nic.clone());
+        serve(stream, self.nic.clone(), &AtomicBool::default());
         let mut state = self.lock();
         state.connection = None;
         !state.ending

@@ -3,6 +3,7 @@
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ use crate::nic::Nic;
 const MISTAKE_PAUSE: Duration = Duration::from_millis(if cfg!(fuzzing) { 0 } else { 50 });
 
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
-/// and the connection is closed.
-pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>) {
+/// and the connection is closed. `spoke` is set when its first message has come.
+pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) {
     let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
-    let result = adapter::serve(stream, &session);
+    let result = adapter::serve(stream, &session, spoke);
     session.lock().unwrap_or_else(PoisonError::into_inner).end();
     match result {
         Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),

@@ -9,6 +9,7 @@ mod adapter;
 mod client;
 mod connection;
 mod messages;
+mod patience;
 mod refusal;
 mod server;
 mod session;

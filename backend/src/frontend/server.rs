@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::connection::{peer, serve};
@@ -28,13 +29,15 @@ pub struct Server {
 pub enum Outcome {
     /// It is served.
     Served,
-    /// Another front end is there.
+    /// Another front end is there, and has said something.
     TurnedAway,
 }
 
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
+    /// It has sent a message. One that has not gives way to another.
+    spoke: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -84,7 +87,7 @@ impl Server {
     /// When the kernel gives no thread.
     pub fn offer(&mut self, stream: UnixStream) -> io::Result<Outcome> {
         if let Some(connection) = self.connection.take() {
-            if connection.is_alive() {
+            if connection.is_alive() && connection.spoke.load(Ordering::Relaxed) {
                 tracing::warn!(pid = peer(&stream), "another front end is connected: this one is turned away");
                 self.connection = Some(connection);
                 return Ok(Outcome::TurnedAway);
@@ -95,12 +98,14 @@ impl Server {
         tracing::info!(pid = peer(&stream), "front end connected");
         let clone = stream.try_clone()?;
         let (nic, ended) = (self.nic.clone(), self.ended.clone());
+        let spoke = Arc::<AtomicBool>::default();
+        let speaks = spoke.clone();
         let thread = std::thread::Builder::new().name("front-end".into()).spawn(move || {
-            serve(&clone, nic);
+            serve(&clone, nic, &speaks);
             // Nobody listens any more only when the daemon ends.
             let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
         })?;
-        self.connection = Some(Connection { stream, thread });
+        self.connection = Some(Connection { stream, spoke, thread });
         Ok(Outcome::Served)
     }
 }
