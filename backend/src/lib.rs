@@ -17,6 +17,7 @@ pub mod mode;
 pub mod nic;
 pub mod offload;
 pub mod opener;
+pub mod record;
 pub mod ring;
 pub mod uplink;
 pub mod worker;

@@ -67,7 +67,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     };
     let metrics = config.metrics.map(|address| metrics::bind(address.0)).transpose()?;
     let (events, listener) = mode_events()?;
-    let shared = Shared { events, workers: Arc::default() };
+    let shared = Shared { events, workers: Arc::default(), state_dir: config.state_dir };
     let open = |device| Device::open(device, &shared);
     let mut devices = config.devices.iter().map(open).collect::<Result<Vec<_>, _>>()?;
 

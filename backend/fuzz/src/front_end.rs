@@ -17,6 +17,7 @@ use vnicd::frontend::{Outcome, Server};
 use vnicd::nic::{Nic, NicSetup};
 use vnicd::offload::Offloads;
 use vnicd::uplink::{DiscardTx, GenerateRx, Rx, Tx, loopback_pair};
+use vnicd::record::Records;
 use vnicd::worker::{Message as ToWorker, QueueId, mode_events};
 
 use crate::guest::memfd;
@@ -127,6 +128,7 @@ fn nic() -> &'static Arc<Nic> {
             moderation: Default::default(),
             // Nobody listens.
             events: mode_events().unwrap().0,
+            records: Records::in_memory().unwrap(),
         });
         for pair in 0..nic.rings() / 2 {
             nic.start_worker(QueueId::pair(nic.name(), pair)).unwrap();

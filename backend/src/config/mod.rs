@@ -52,6 +52,10 @@ pub struct Config {
     #[serde(default)]
     pub metrics_public: bool,
 
+    /// Keep in this directory where packed rings stand, so that a daemon that is killed and started again goes on there
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// What to log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "LEVEL", default_value = DEFAULT_LOG)]
     #[serde(default = "default_log")]

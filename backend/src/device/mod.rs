@@ -11,6 +11,7 @@ mod uplinks;
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
@@ -19,6 +20,8 @@ use self::af_xdp::XdpQueues;
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
+use crate::opener;
+use crate::record::{self, Records};
 use crate::worker::{Guard, ModeEvents, Threads, Workers};
 
 pub use entrance::Ended;
@@ -34,6 +37,8 @@ pub struct Shared {
     pub events: ModeEvents,
     /// Where threads come from.
     pub workers: Arc<Workers>,
+    /// Where state is kept that outlives the daemon.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// The CPUs that a device's workers are pinned to, in turn: those that were named; if none were, all that the daemon may
@@ -53,6 +58,13 @@ fn cpus(options: &DeviceOptions) -> Vec<usize> {
     }
 }
 
+/// Where a device's packed rings note where they stand.
+fn records(options: &DeviceOptions, shared: &Shared) -> Result<Records, Box<dyn Error>> {
+    let Some(dir) = &shared.state_dir else { return Ok(Records::in_memory()?) };
+    let file = opener::open_state(dir, options.name.as_str(), record::LEN as u64)?;
+    Ok(Records::in_file(file)?)
+}
+
 /// A device: its NIC, and what lets front ends in.
 #[derive(Debug)]
 pub struct Device {
@@ -70,6 +82,7 @@ impl Device {
         // The socket first: whoever waits for it may connect while the uplink is opened.
         let entrance = Entrance::open(options)?;
         let uplink = uplinks::open(options)?;
+        let records = records(options, shared)?;
         let nic = Arc::new(Nic::new(NicSetup {
             name: options.name,
             uplink: uplink.description,
@@ -88,6 +101,7 @@ impl Device {
             moderation: options.interrupts,
             guard: Guard::new(&options.filter, &options.limits),
             events: shared.events.clone(),
+            records,
         }));
         Ok(Self { nic, xdp: uplink.xdp, entrance: Some(entrance) })
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -84,12 +84,9 @@ impl Shared {
             match self.connect() {
                 Ok(stream) => {
                     told = false;
-                    let began = Instant::now();
-                    if !self.serve(&stream) {
-                        return;
-                    }
+                    let Some(had_rings) = self.serve(&stream) else { return };
                     // One that hangs up at once is no better than one that is not there.
-                    if began.elapsed() > LONGEST_PAUSE {
+                    if had_rings {
                         pause = FIRST_PAUSE;
                     }
                 }
@@ -116,20 +113,20 @@ impl Shared {
         Ok(stream)
     }
 
-    /// Serves a connection to its end. Says whether to look for another.
-    fn serve(&self, stream: &UnixStream) -> bool {
+    /// Serves a connection to its end. Says whether it had rings; nothing if no other is to be looked for.
+    fn serve(&self, stream: &UnixStream) -> Option<bool> {
         {
             let mut state = self.lock();
             if state.ending {
-                return false;
+                return None;
             }
             state.connection = stream.try_clone().ok();
         }
-        tracing::info!(pid = peer(stream), "front end connected");
-        serve(stream, self.nic.clone(), &AtomicBool::default());
+        tracing::info!(pid = peer(stream).pid, "front end connected");
+        let had_rings = serve(stream, self.nic.clone(), &AtomicBool::default());
         let mut state = self.lock();
         state.connection = None;
-        !state.ending
+        (!state.ending).then_some(had_rings)
     }
 
     /// Waits, and says whether the client is to end.

@@ -13,17 +13,23 @@ use super::adapter;
 use super::refusal::chain;
 use super::session::Session;
 use crate::nic::Nic;
+use crate::record::Peer;
 
 /// How long a front end that made a mistake is kept from making it again: some connect anew at once, for ever, and each
 /// time is a line in the log. Not under a fuzzer, which makes little else than mistakes.
 const MISTAKE_PAUSE: Duration = Duration::from_millis(if cfg!(fuzzing) { 0 } else { 50 });
 
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
-/// and the connection is closed. `spoke` is set when its first message has come.
-pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) {
+/// and the connection is closed. Says whether it ran any. `spoke` is set when its first message has come.
+pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> bool {
     let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
     let result = adapter::serve(stream, &session, spoke);
-    session.lock().unwrap_or_else(PoisonError::into_inner).end();
+    let had_rings = {
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_rings = session.rings.iter().any(|ring| ring.started);
+        session.end();
+        had_rings
+    };
     match result {
         Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
         Err(e) => {
@@ -34,9 +40,11 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) {
     }
     // The front end learns of it now, though others may still hold the socket.
     let _ = stream.shutdown(Shutdown::Both);
+    had_rings
 }
 
-/// Process number of the other end, 0 if unknown.
-pub(super) fn peer(stream: &impl AsFd) -> i32 {
-    rustix::net::sockopt::socket_peercred(stream).map_or(0, |cred| cred.pid.as_raw_nonzero().get())
+/// Who is at the other end: who made the connection, or who listened for it.
+pub(super) fn peer(stream: &impl AsFd) -> Peer {
+    let cred = rustix::net::sockopt::socket_peercred(stream);
+    cred.map_or(Peer::UNKNOWN, |cred| Peer { pid: cred.pid.as_raw_nonzero().get(), uid: cred.uid.as_raw() })
 }

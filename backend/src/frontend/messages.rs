@@ -159,6 +159,10 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let (at, ..) = self.ring(index)?;
         let base = self.stop_ring(at)?;
+        // From now on the front end knows.
+        if let Some(record) = self.nic.record(at) {
+            record.forget();
+        }
         Ok(VhostUserVringState::new(index, base))
     }
 

@@ -88,14 +88,14 @@ impl Server {
     pub fn offer(&mut self, stream: UnixStream) -> io::Result<Outcome> {
         if let Some(connection) = self.connection.take() {
             if connection.is_alive() && connection.spoke.load(Ordering::Relaxed) {
-                tracing::warn!(pid = peer(&stream), "another front end is connected: this one is turned away");
+                tracing::warn!(pid = peer(&stream).pid, "another front end is connected: this one is turned away");
                 self.connection = Some(connection);
                 return Ok(Outcome::TurnedAway);
             }
             connection.end();
         }
         stream.set_nonblocking(false)?;
-        tracing::info!(pid = peer(&stream), "front end connected");
+        tracing::info!(pid = peer(&stream).pid, "front end connected");
         let clone = stream.try_clone()?;
         let (nic, ended) = (self.nic.clone(), self.ended.clone());
         let spoke = Arc::<AtomicBool>::default();

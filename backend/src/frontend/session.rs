@@ -14,6 +14,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::refusal::{Refusal, chain};
 use crate::memory::{DirtyLog, MemoryTable};
 use crate::nic::{FrontEnd, Nic, understood};
+use crate::record::{Identity, Peer, RingRecord};
 use crate::ring::{Access, RingLog, RingSetup};
 use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds, RingStart};
 
@@ -36,8 +37,8 @@ pub(super) struct Ring {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) nic: Arc<Nic>,
-    /// Process of the front end.
-    pid: i32,
+    /// Who it is.
+    peer: Peer,
     pub(super) features: Option<u64>,
     pub(super) protocol_features: u64,
     status: u8,
@@ -54,13 +55,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(nic: Arc<Nic>, pid: i32) -> Self {
+    pub(super) fn new(nic: Arc<Nic>, peer: Peer) -> Self {
         let rings = (0..nic.rings()).map(|_| Ring::default()).collect();
         let memory = Arc::default();
         let mtu = nic.mtu();
         let session = Self {
             nic,
-            pid,
+            peer,
             features: None,
             protocol_features: 0,
             status: 0,
@@ -81,7 +82,7 @@ impl Session {
         let started = self.rings.iter().enumerate().filter_map(started).collect();
         let config = self.protocol_features & VhostUserProtocolFeatures::CONFIG.bits() != 0;
         let config_channel = self.channel.clone().filter(|_| config);
-        self.nic.set_front_end(Some(FrontEnd { pid: self.pid, features: self.features, started, config_channel }));
+        self.nic.set_front_end(Some(FrontEnd { pid: self.peer.pid, features: self.features, started, config_channel }));
     }
 
     /// Whether this front end reads the configuration space from here. Those that do claim the device before they ask
@@ -195,12 +196,12 @@ impl Session {
         };
         // The worker may still know those of the front end before.
         worker.send(id, Message::Features(self.understood()));
-        let log = self.ring_log(at);
+        let (log, record) = (self.ring_log(at), self.ring_record(at, &setup));
         let ring = &mut self.rings[at];
         ring.started = true;
         let (enabled, base, fds) = (ring.enabled, ring.base, std::mem::take(&mut ring.fds));
         self.ask(id, &worker, |answer| Message::RingEnable(enabled, answer))?;
-        let start = RingStart { setup, base, log };
+        let start = RingStart { setup, base, log, record };
         self.ask(id, &worker, |answer| Message::RingUp(start, fds, answer))?;
         self.note();
         Ok(())
@@ -231,6 +232,20 @@ impl Session {
         let asked = self.features.unwrap_or(0) & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
         let pages = self.log.clone().filter(|_| asked)?;
         Some(RingLog::new(pages, self.rings[at].log_address))
+    }
+
+    /// Where a ring notes where it stands, and finds it if it is the one that did so last. Split rings need none.
+    fn ring_record(&self, at: usize, setup: &RingSetup) -> Option<RingRecord> {
+        let record = self.nic.record(at).filter(|_| setup.packed)?;
+        record.begin(&Identity {
+            peer: self.peer,
+            // Comes and goes with a migration.
+            features: self.features.unwrap_or(0) & !VhostUserVirtioFeatures::LOG_ALL.bits(),
+            addresses: [setup.desc, setup.avail, setup.used],
+            size: setup.size,
+            base: self.rings[at].base,
+        });
+        Some(record)
     }
 
     /// Replaces the log of dirty pages. The one before is unmapped here, when nobody uses it any more.

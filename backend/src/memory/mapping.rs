@@ -39,14 +39,14 @@ static ANY_POISONED: AtomicBool = AtomicBool::new(false);
 
 /// A mapped region, unmapped when dropped.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     slot: Option<usize>,
     region: MmapRegion<()>,
 }
 
 impl Mapping {
     /// Maps the `len` bytes at `offset` of `file`.
-    pub(super) fn of_file(file: File, offset: u64, len: usize) -> Result<Self, MmapRegionError> {
+    pub(crate) fn of_file(file: File, offset: u64, len: usize) -> Result<Self, MmapRegionError> {
         let region = if cfg!(miri) {
             // Miri maps no files. Memory of its own does for what it checks: the accesses made here.
             MmapRegion::new(len + MIRI_ALIGN)
@@ -54,6 +54,11 @@ impl Mapping {
             MmapRegion::from_file(FileOffset::new(file, offset), len)
         };
         region.map(Self::new)
+    }
+
+    /// Maps `len` bytes of zeroes that no file is behind.
+    pub(crate) fn anonymous(len: usize) -> Result<Self, MmapRegionError> {
+        MmapRegion::new(if cfg!(miri) { len + MIRI_ALIGN } else { len }).map(Self::new)
     }
 
     fn new(region: MmapRegion<()>) -> Self {
@@ -71,7 +76,7 @@ impl Mapping {
         Self { slot, region }
     }
 
-    pub(super) fn as_ptr(&self) -> *mut u8 {
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
         let ptr = self.region.as_ptr();
         if cfg!(miri) { ptr.map_addr(|address| address.next_multiple_of(MIRI_ALIGN)) } else { ptr }
     }

@@ -18,6 +18,7 @@ pub use buffers::{Buffers, GuestSlice};
 pub use copy::{append_from_guest, copy_from_guest, copy_to_guest, read_twelve, refresh_in_guest, total_len};
 pub use dirty_log::{DirtyLog, PAGE_SIZE};
 pub use entries::{Entries, View};
+pub(crate) use mapping::Mapping;
 pub use table::{MemoryTable, RegionInfo};
 pub use window::Window;
 

@@ -25,6 +25,7 @@ pub use modes::OrderError;
 use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener;
+use crate::record::{self, Records, RingRecord};
 use crate::uplink::{Rx, Tx};
 use crate::worker::{
     DeviceName, Guard, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, ProcessorHandle, QueueId, Threads,
@@ -36,6 +37,8 @@ pub const MIN_MTU: u16 = 68;
 
 /// Most queue pairs of a device.
 pub const MAX_QUEUE_PAIRS: u16 = 32;
+
+const _: () = assert!(2 * MAX_QUEUE_PAIRS as usize <= record::RINGS);
 
 /// What a device is made of.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub struct NicSetup {
     pub guard: Guard,
     /// Who is told when they change their mode.
     pub events: ModeEvents,
+    /// Where its packed rings note where they stand.
+    pub records: Records,
 }
 
 /// A virtual NIC.
@@ -96,6 +101,7 @@ pub struct Nic {
     events: ModeEvents,
     pairs: u16,
     lanes: Vec<Lane>,
+    records: Records,
     front_end: Mutex<Option<FrontEnd>>,
 }
 
@@ -140,6 +146,7 @@ impl Nic {
             events: setup.events,
             pairs,
             lanes,
+            records: setup.records,
             front_end: Mutex::new(None),
         }
     }
@@ -240,6 +247,12 @@ impl Nic {
     #[must_use]
     pub fn rings(&self) -> u16 {
         self.pairs * 2
+    }
+
+    /// Where ring number `index` notes where it stands.
+    #[must_use]
+    pub fn record(&self, index: usize) -> Option<RingRecord> {
+        self.records.ring(index)
     }
 
     /// Its pairs, or their directions where each has a worker of its own.

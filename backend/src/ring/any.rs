@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{PackedRing, RingError, RingSetup, SplitRing, Virtqueue};
 use crate::memory::MemoryTable;
+use crate::record::RingRecord;
 
 /// A virtqueue of either format. The packet path looks inside once a round and works on the format that it finds.
 #[derive(Debug)]
@@ -24,6 +25,13 @@ impl Ring {
             PackedRing::new(table, setup, base).map(Self::Packed)
         } else {
             SplitRing::new(table, setup).map(Self::Split)
+        }
+    }
+
+    /// Notes from now on where the ring stands, if its memory does not tell.
+    pub fn set_record(&mut self, record: RingRecord) {
+        if let Self::Packed(ring) = self {
+            ring.set_record(record);
         }
     }
 }

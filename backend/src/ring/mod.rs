@@ -19,13 +19,16 @@ mod error;
 mod log;
 mod packed;
 mod place;
+mod resume;
 mod split;
+mod stand;
 mod taken;
 
 pub use any::Ring;
 pub use error::RingError;
 pub use log::RingLog;
 pub use packed::PackedRing;
+pub use resume::resume;
 pub use split::SplitRing;
 pub use taken::{Chain, Taken};
 

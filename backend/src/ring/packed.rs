@@ -9,14 +9,16 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{DESC_SIZE, Desc, F_INDIRECT, F_NEXT, F_WRITE, Walk};
 use super::place::{F_AVAIL, F_USED, Place};
+use super::stand::Stand;
 use super::taken::{Taken, Until};
 use super::{Access, MAX_QUEUE_SIZE, RingError, RingLog, RingSetup, Virtqueue};
 use crate::memory::{Entries, MemoryTable, View, Window};
+use crate::record::RingRecord;
 
 // An event area: where an event is wanted, and whether (virtio 1.3, 2.8.14).
-const OFF_WRAP: usize = 0;
-const FLAGS: usize = 2;
-const EVENT_SIZE: usize = 4;
+pub(super) const OFF_WRAP: usize = 0;
+pub(super) const FLAGS: usize = 2;
+pub(super) const EVENT_SIZE: usize = 4;
 const EVENT_FLAG_ENABLE: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_FLAG_ENABLE as u16;
 const EVENT_FLAG_DISABLE: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_FLAG_DISABLE as u16;
 const EVENT_FLAG_DESC: u16 = virtio_bindings::virtio_ring::VRING_PACKED_EVENT_FLAG_DESC as u16;
@@ -41,6 +43,7 @@ pub struct PackedRing {
     signalled: Option<Place>,
     used_any: bool,
     log: Option<RingLog>,
+    record: Option<RingRecord>,
 }
 
 impl PackedRing {
@@ -75,7 +78,18 @@ impl PackedRing {
             signalled: None,
             used_any: start != Place(Place::WRAP),
             log: None,
+            record: None,
         })
+    }
+
+    /// Notes from now on where the ring stands, for a daemon that has to go on without being told.
+    pub fn set_record(&mut self, record: RingRecord) {
+        if !self.setup.event_idx {
+            // A driver looks at the place only with EVENT_IDX; a ring that was reset has zeroes there.
+            self.device_event.store_u16(OFF_WRAP, Place::WRAP);
+        }
+        record.set_stand(Stand::started(self.used.next).into());
+        self.record = Some(record);
     }
 
     #[inline]
@@ -262,6 +276,9 @@ impl Virtqueue for PackedRing {
     #[inline]
     fn publish(&mut self) -> bool {
         let Some((place, rest)) = self.used.unpublished.take() else { return false };
+        if let Some(record) = &self.record {
+            record.set_stand(Stand { next: self.used.next, published: Some((place, (rest >> 32) as u16)) }.into());
+        }
         // Release: the packet bytes and the other used descriptors of the burst are written before this one is seen.
         self.desc.view().store_second_release(place.index().into(), rest);
         mark_desc(&self.setup, self.log.as_ref(), place);

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{Features, Pair, QueueId};
 use crate::memory::MemoryTable;
 use crate::mode::{ModeError, Order};
+use crate::record::RingRecord;
 use crate::ring::{RingLog, RingSetup};
 
 /// A worker that does not answer within this time is stuck; its device is given up, not the daemon. A fuzzer has a limit
@@ -40,6 +41,8 @@ pub struct RingStart {
     pub base: u32,
     /// Where it marks what it writes, if it does.
     pub log: Option<RingLog>,
+    /// Where it notes where it stands, if its memory does not tell. What stands there already, it goes by.
+    pub record: Option<RingRecord>,
 }
 
 /// What lies in a mailbox.

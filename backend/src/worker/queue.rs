@@ -14,7 +14,8 @@ use super::wakeups::{Slot, Source, Wakeups};
 use super::{PairCounters, QueueId, RingFds, RingStart};
 use crate::memory::MemoryTable;
 use crate::mode::Time;
-use crate::ring::{Ring, RingError, RingLog, RingSetup};
+use crate::record::RingRecord;
+use crate::ring::{Ring, RingError, RingLog, RingSetup, resume};
 
 /// A ring, if it is started.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Queue {
     was_enabled: bool,
     broken: Option<Broken>,
     log: Option<RingLog>,
+    record: Option<RingRecord>,
     fds: RingFds,
     /// Calls that the driver has not had yet.
     held: Held,
@@ -53,6 +55,7 @@ impl Queue {
             was_enabled: false,
             broken: None,
             log: None,
+            record: None,
             fds: RingFds::default(),
             held: Held::default(),
             slot: Slot::default(),
@@ -86,8 +89,13 @@ impl Queue {
         self.down(wakeups);
         self.was_enabled = self.enabled;
         self.set_err(fds.err);
-        let RingStart { setup, base, log } = start;
-        self.log = log;
+        let RingStart { setup, base, log, record } = start;
+        let resumed = record.as_ref().and_then(|record| resume(memory, &setup, record, log.as_ref()));
+        if let Some(stand) = resumed {
+            tracing::info!(queue = %self.id, "ring goes on where its record says: {stand:#x}, not {base:#x}");
+        }
+        let base = resumed.unwrap_or(base);
+        (self.log, self.record) = (log, record);
         if let Err(e) = self.set_up(memory, setup, base) {
             self.mark_broken(&e, base, setup);
         }
@@ -100,7 +108,7 @@ impl Queue {
         self.release_calls();
         self.set_kick(None, wakeups);
         self.fds = RingFds::default();
-        self.log = None;
+        (self.log, self.record) = (None, None);
         let broken_at = self.broken.take().map(|broken| broken.base);
         self.ring.take().map(|ring| ring.base()).or(broken_at)
     }
@@ -127,6 +135,9 @@ impl Queue {
     fn set_up(&mut self, memory: &Arc<MemoryTable>, setup: RingSetup, base: u32) -> Result<(), RingError> {
         let mut ring = Ring::new(memory, setup, base)?;
         ring.set_log(self.log.clone());
+        if let Some(record) = &self.record {
+            ring.set_record(record.clone());
+        }
         ring.suppress_kicks();
         self.ring = Some(ring);
         Ok(())

@@ -8,6 +8,7 @@ mod model;
 mod packed_driver;
 mod packed_events;
 mod packed_hostile;
+mod packed_resume;
 mod race;
 mod split_driver;
 mod split_events;
