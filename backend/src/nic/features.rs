@@ -12,6 +12,7 @@
 //! | MTU | always | a guest with MTU told sends nothing larger |
 //! | MAC, STATUS | an address was given; always | front ends that read the configuration space from here; others set both bits themselves |
 //! | MQ, CTRL_VQ | more than one pair | front ends keep the control queue to themselves, yet some ask for the bit |
+//! | GUEST_ANNOUNCE | always | a migrated guest says itself where it is; the front end tells it to, by its own control queue |
 //! | PROTOCOL_FEATURES | always | vhost-user |
 //!
 //! Not offered: RING_RESET (front ends do not pass it on), RSS and HASH_REPORT (no message carries their table),
@@ -22,10 +23,11 @@ use std::fmt;
 use vhost::vhost_user::VhostUserVirtioFeatures;
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -37,7 +39,7 @@ const ETHERNET_LEN: usize = 14;
 const VLAN_LEN: usize = 4;
 
 /// Every feature this crate knows, with its name for log lines.
-const NAMES: [(u32, &str); 24] = [
+const NAMES: [(u32, &str); 25] = [
     (VIRTIO_F_VERSION_1, "VERSION_1"),
     (VIRTIO_F_RING_PACKED, "RING_PACKED"),
     (VIRTIO_F_IN_ORDER, "IN_ORDER"),
@@ -60,6 +62,7 @@ const NAMES: [(u32, &str); 24] = [
     (VIRTIO_NET_F_STATUS, "STATUS"),
     (VIRTIO_NET_F_MQ, "MQ"),
     (VIRTIO_NET_F_CTRL_VQ, "CTRL_VQ"),
+    (VIRTIO_NET_F_GUEST_ANNOUNCE, "GUEST_ANNOUNCE"),
     (VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits().trailing_zeros(), "PROTOCOL_FEATURES"),
     (VhostUserVirtioFeatures::LOG_ALL.bits().trailing_zeros(), "LOG_ALL"),
 ];
@@ -91,6 +94,7 @@ pub fn offered(offloads: Offloads, pairs: usize, mac: bool) -> u64 {
         (VIRTIO_NET_F_STATUS, true),
         (VIRTIO_NET_F_MQ, pairs > 1),
         (VIRTIO_NET_F_CTRL_VQ, pairs > 1),
+        (VIRTIO_NET_F_GUEST_ANNOUNCE, true),
         (VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits().trailing_zeros(), true),
         (VhostUserVirtioFeatures::LOG_ALL.bits().trailing_zeros(), true),
     ]
