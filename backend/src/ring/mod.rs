@@ -28,7 +28,7 @@ pub use any::Ring;
 pub use error::RingError;
 pub use log::RingLog;
 pub use packed::PackedRing;
-pub use resume::resume;
+pub use resume::{resume, was_served};
 pub use split::SplitRing;
 pub use taken::{Chain, Taken};
 

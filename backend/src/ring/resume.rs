@@ -25,15 +25,21 @@ use crate::record::RingRecord;
 /// `VHOST_USER_SET_VRING_BASE`). None if the record tells nothing, or if the driver has reset the ring since.
 pub fn resume(table: &Arc<MemoryTable>, setup: &RingSetup, record: &RingRecord, log: Option<&RingLog>) -> Option<u32> {
     let stand = Stand::try_from(record.stand()?).ok()?;
-    let event = table.window(setup.used, EVENT_SIZE, 4).ok()?;
-    // A device leaves no zeroes there: it asks for kicks at a place, or for none, or says that it was there.
-    if (event.load_u16(OFF_WRAP), event.load_u16(FLAGS)) == (0, 0) {
+    if !was_served(table, setup) {
         return None;
     }
     let desc = table.entries(setup.desc, setup.size.into(), 16).ok()?;
     let ring = Recovered { desc, setup, log };
     let next = ring.finish(stand, record)?.0;
     Some(u32::from(next) << 16 | u32::from(next))
+}
+
+/// Whether a device has served this packed ring since its driver set it up: a device leaves no zeroes in its event area. It
+/// asks for kicks at a place, or for none, or says that it was there.
+#[must_use]
+pub fn was_served(table: &Arc<MemoryTable>, setup: &RingSetup) -> bool {
+    let event = table.window(setup.used, EVENT_SIZE, 4);
+    event.is_ok_and(|event| (event.load_u16(OFF_WRAP), event.load_u16(FLAGS)) != (0, 0))
 }
 
 /// A ring as its device left it.

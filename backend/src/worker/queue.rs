@@ -15,7 +15,10 @@ use super::{PairCounters, QueueId, RingFds, RingStart};
 use crate::memory::MemoryTable;
 use crate::mode::Time;
 use crate::record::RingRecord;
-use crate::ring::{Ring, RingError, RingLog, RingSetup, resume};
+use crate::ring::{Ring, RingError, RingLog, RingSetup, resume, was_served};
+
+/// Where a packed ring starts: at its first entry, first time round (virtio 1.3, 2.8.1).
+const FIRST_PLACE: u16 = 0x8000;
 
 /// A ring, if it is started.
 #[derive(Debug)]
@@ -93,6 +96,13 @@ impl Queue {
         let resumed = record.as_ref().and_then(|record| resume(memory, &setup, record, log.as_ref()));
         if let Some(stand) = resumed {
             tracing::info!(queue = %self.id, "ring goes on where its record says: {stand:#x}, not {base:#x}");
+        }
+        if resumed.is_none() && setup.packed && base as u16 == FIRST_PLACE && was_served(memory, &setup) {
+            tracing::warn!(
+                queue = %self.id,
+                "the front end says that this packed ring was never used, but it was, and where it stands is not known: \
+                 if nothing moves, have the guest reset its driver; --state-dir keeps this from happening"
+            );
         }
         let base = resumed.unwrap_or(base);
         (self.log, self.record) = (log, record);
