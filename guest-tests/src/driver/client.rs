@@ -72,6 +72,22 @@ impl Client {
         Ok(Self { front, raw, memory: SharedMemory::new(16 << 20)?, features: 0 })
     }
 
+    /// Ends the connection.
+    pub fn hang_up(&self) {
+        let _ = self.raw.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Goes on over another connection with the same memory and features, as a front end does that lost its device.
+    pub fn reconnect(&mut self, stream: UnixStream) -> Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        self.hang_up();
+        self.raw = stream.try_clone()?;
+        self.front = Frontend::from_stream(stream, MAX_RINGS);
+        self.front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        self.negotiate(self.features)?;
+        self.share_memory()
+    }
+
     /// Connects, takes the features of `wanted` that are offered, and shares the memory.
     pub fn start(socket: &Path, wanted: u64) -> Result<Self> {
         let mut client = Self::connect(socket)?;
@@ -118,6 +134,15 @@ impl Client {
         self.describe_queue(queue)?;
         self.front.set_vring_kick(queue.index, &queue.kick)?;
         Ok(())
+    }
+
+    /// Starts and enables a ring that nobody stopped. All that is known of where it stands is where it stood when it was
+    /// set up, which is what QEMU remembers.
+    pub fn resume_queue(&mut self, queue: &Queue) -> Result<()> {
+        self.describe_queue(queue)?;
+        self.set_base(queue.index, if queue.format().packed { 0x8000_8000 } else { 0 })?;
+        self.front.set_vring_kick(queue.index, &queue.kick)?;
+        Ok(self.front.set_vring_enable(queue.index, true)?)
     }
 
     /// Tells the device of a ring, all but its kick fd.
@@ -223,7 +248,7 @@ impl Client {
 impl Drop for Client {
     /// Hangs up even while a child that another thread is just forking still holds the socket.
     fn drop(&mut self) {
-        let _ = self.raw.shutdown(std::net::Shutdown::Both);
+        self.hang_up();
     }
 }
 

@@ -2,6 +2,7 @@
 //! and as they were sent.
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +40,12 @@ pub struct NumberedPair {
     pub tx: Queue,
     /// Frames may be missing among those that come, such as those on their way when a ring stopped.
     pub may_lose: bool,
+    /// Frames may come once more, such as those of which a device that was killed had not said that it sent them.
+    pub may_repeat: bool,
+    /// Frames that did not come.
+    pub lost: u64,
+    /// Frames that came once more.
+    pub repeated: u64,
     map: GuestMemoryMmap,
     spare: Vec<u64>,
     sent: HashMap<u16, u64>,
@@ -63,6 +70,19 @@ impl Numbered {
         let new = |pair| NumberedPair::start(&mut client, pair, size, size / 2);
         let pairs = (0..pairs).map(new).collect::<Result<_>>()?;
         Ok(Self { client, pairs })
+    }
+
+    /// Goes on over another connection with rings that nobody stopped.
+    pub fn reconnect(&mut self, stream: UnixStream) -> Result<()> {
+        let Self { client, pairs } = self;
+        client.reconnect(stream)?;
+        for pair in pairs {
+            (pair.may_lose, pair.may_repeat) = (true, true);
+            for ring in [&pair.rx, &pair.tx] {
+                client.resume_queue(ring)?;
+            }
+        }
+        Ok(())
     }
 
     /// Stops the rings of a pair, whatever is under way, and starts them where they stopped.
@@ -95,6 +115,9 @@ impl NumberedPair {
             rx,
             tx,
             may_lose: false,
+            may_repeat: false,
+            lost: 0,
+            repeated: 0,
             map: client.memory.map.clone(),
             spare,
             sent: HashMap::new(),
@@ -140,8 +163,15 @@ impl NumberedPair {
 
     /// A frame that has come, if one has, without its header. Its buffer is posted again.
     pub fn take_frame(&mut self) -> Result<Option<Vec<u8>>> {
-        let Some((id, len)) = self.rx.take_used() else { return Ok(None) };
-        let at = self.posted.remove(&id).context("a buffer that was not posted is used")?;
+        let (at, len) = loop {
+            let Some((id, len)) = self.rx.take_used() else { return Ok(None) };
+            let at = self.posted.remove(&id).context("a buffer that was not posted is used")?;
+            if len > 0 || !self.may_repeat {
+                break (at, len);
+            }
+            // What a device that was killed had not finished.
+            self.post(at)?;
+        };
         ensure!((HEADER as u32..=BUFFER).contains(&len), "{len} bytes in a buffer of {BUFFER}");
         let mut bytes = vec![0; len as usize];
         self.map.read_slice(&mut bytes, GuestAddress(at))?;
@@ -155,10 +185,16 @@ impl NumberedPair {
         while let Some(frame) = self.take_frame()? {
             let number = frame.get(14..22).context("a short frame")?;
             let number = u64::from_le_bytes(number.try_into()?);
+            if self.may_repeat && number < self.next_received {
+                ensure!(frame == numbered(number, &CAME), "frame {number} has changed, and comes once more");
+                self.repeated += 1;
+                continue;
+            }
             let is_next = number == self.next_received || (self.may_lose && number > self.next_received);
             ensure!(is_next, "frame {number} came, {} was to come next", self.next_received);
             ensure!(number < self.next_sent, "frame {number} came and was not sent");
             ensure!(frame == numbered(number, &CAME), "frame {number} has changed");
+            self.lost += number - self.next_received;
             self.next_received = number + 1;
             came += 1;
         }
@@ -184,7 +220,7 @@ impl NumberedPair {
                 bail!("frame {} has not come back within {patience:?}", self.next_received);
             }
         }
-        self.may_lose = false;
+        (self.may_lose, self.may_repeat) = (false, false);
         Ok(())
     }
 

@@ -80,6 +80,16 @@ impl Link {
         self.send(&Request::Kill { id, signal })
     }
 
+    /// Goes on with the guest that `other` was the line to: as often booted, and its commands' ids are not used again.
+    pub(crate) fn go_on_from(&self, other: &Self) {
+        let (last_id, boots) = {
+            let state = lock(&other.shared);
+            (state.last_id, state.boots)
+        };
+        let mut state = lock(&self.shared);
+        (state.last_id, state.boots) = (last_id, boots);
+    }
+
     /// How often the agent has come up.
     pub(crate) fn boots(&self) -> u64 {
         lock(&self.shared).boots

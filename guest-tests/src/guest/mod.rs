@@ -3,6 +3,7 @@
 mod builder;
 mod initramfs;
 mod link;
+mod migration;
 mod netboot;
 mod nic;
 mod qemu;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use builder::GuestBuilder;
+pub use migration::Migration;
 pub use netboot::netboot;
 pub use nic::Nic;
 pub use qemu::{Accel, accel};

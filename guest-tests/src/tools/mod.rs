@@ -3,17 +3,20 @@
 //! | line | prints |
 //! |--|--|
 //! | `tcp-recv PORT` | `ready`, then a [`TcpReport`] of what one connection brought |
-//! | `tcp-send ADDR PORT BYTES SEED` | a [`TcpReport`] of what was sent |
+//! | `tcp-send ADDR PORT BYTES SEED [STOP]` | a [`TcpReport`] of what was sent: all, or as much until the file STOP exists |
+//! | `memory MIB STOP` | `ready`, then a [`MemoryReport`] when the file STOP exists |
 //! | `udp-recv PORT COUNT IDLE_MS` | `ready`, then a [`UdpReport`]: after COUNT datagrams, or when none came for IDLE_MS |
 //! | `udp-send ADDR PORT COUNT SIZE SEED [PPS [BATCH]]` | a [`UdpReport`] of what was sent, BATCH datagrams a call |
 //! | `udp-flood ADDR PORT SIZE SECONDS` | nothing: the same datagram as fast as it goes, whoever may get it |
 //!
 //! A report is one line of JSON. In a guest the program is `tool`; on the host it is `guest-agent tool`.
 
+mod memory;
 mod payload;
 mod tcp;
 mod udp;
 
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +32,17 @@ pub struct TcpReport {
     pub bytes: u64,
     /// Their SHA-256 in hexadecimal.
     pub sha256: String,
+}
+
+/// Memory that was checked over and over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// Its pages.
+    pub pages: u64,
+    /// How often all of them were checked.
+    pub rounds: u64,
+    /// Pages that were not as they were written.
+    pub wrong: u64,
 }
 
 /// Datagrams, seen from one end.
@@ -54,8 +68,10 @@ pub fn run(args: &[String]) -> Result<()> {
         "tcp-recv" => print(&tcp::receive(number(arg(1, "PORT")?)?)?),
         "tcp-send" => {
             let to = (arg(1, "ADDR")?, number(arg(2, "PORT")?)?);
-            print(&tcp::send(to, number(arg(3, "BYTES")?)?, number(arg(4, "SEED")?)?)?)
+            let stop = args.get(5).map(Path::new);
+            print(&tcp::send(to, number(arg(3, "BYTES")?)?, number(arg(4, "SEED")?)?, stop)?)
         }
+        "memory" => print(&memory::check(number(arg(1, "MIB")?)?, Path::new(arg(2, "STOP")?))?),
         "udp-recv" => {
             let [port, count, idle_ms] = [arg(1, "PORT")?, arg(2, "COUNT")?, arg(3, "IDLE_MS")?];
             print(&udp::receive(number(port)?, number(count)?, number(idle_ms)?)?)

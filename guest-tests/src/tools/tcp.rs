@@ -1,7 +1,8 @@
 //! One TCP connection that carries a payload one way.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +22,11 @@ pub(super) fn receive(port: u16) -> Result<TcpReport> {
     stream.set_read_timeout(Some(STALL))?;
     let (mut hash, mut bytes, mut buffer) = (Hash::default(), 0, vec![0; PIECE]);
     loop {
-        let length = stream.read(&mut buffer).with_context(|| format!("the connection failed after {bytes} bytes"))?;
+        let length = match stream.read(&mut buffer) {
+            // A machine that was put to sleep for a moment.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.with_context(|| format!("the connection failed after {bytes} bytes"))?,
+        };
         if length == 0 {
             return Ok(TcpReport { bytes, sha256: hash.hex() });
         }
@@ -30,14 +35,15 @@ pub(super) fn receive(port: u16) -> Result<TcpReport> {
     }
 }
 
-pub(super) fn send(to: (&str, u16), bytes: u64, seed: u64) -> Result<TcpReport> {
+/// Sends `bytes` bytes, or as many until `stop` exists.
+pub(super) fn send(to: (&str, u16), bytes: u64, seed: u64, stop: Option<&Path>) -> Result<TcpReport> {
     let to = to.to_socket_addrs()?.next().context("the address names nobody")?;
     let mut stream = TcpStream::connect_timeout(&to, STALL)?;
     stream.set_write_timeout(Some(STALL))?;
     stream.set_read_timeout(Some(STALL))?;
     let (mut payload, mut hash, mut buffer) = (Payload::new(seed), Hash::default(), vec![0; PIECE]);
     let mut left = bytes;
-    while left > 0 {
+    while left > 0 && !stop.is_some_and(Path::exists) {
         let piece = &mut buffer[..left.min(PIECE as u64) as usize];
         payload.fill(piece);
         hash.add(piece);
@@ -49,5 +55,5 @@ pub(super) fn send(to: (&str, u16), bytes: u64, seed: u64) -> Result<TcpReport> 
     if stream.read(&mut [0]).context("the receiver did not close")? != 0 {
         bail!("the receiver sent something");
     }
-    Ok(TcpReport { bytes, sha256: hash.hex() })
+    Ok(TcpReport { bytes: bytes - left, sha256: hash.hex() })
 }
