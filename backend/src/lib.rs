@@ -20,4 +20,5 @@ pub mod opener;
 pub mod record;
 pub mod ring;
 pub mod uplink;
+mod words;
 pub mod worker;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::XdpSpec;
 use crate::uplink;
+use crate::words::from_string;
 
 /// An uplink in words.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -200,18 +201,6 @@ impl FromStr for SocketGroup {
     }
 }
 
-/// Values in a file are read as on the command line.
-macro_rules! from_string {
-    ($($type:ty),*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<Self, String> {
-                text.parse()
-            }
-        }
-    )*};
-}
 from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup);
 
 #[cfg(test)]

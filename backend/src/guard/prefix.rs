@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::words::from_string;
+
 /// Addresses, each with all that share so many first bits with it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String")]
@@ -57,13 +59,7 @@ impl FromStr for Prefixes {
     }
 }
 
-impl TryFrom<String> for Prefixes {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
+from_string!(Prefixes);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::words::from_string;
+
 /// A quantity of at least 1.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String")]
@@ -26,13 +28,7 @@ impl FromStr for Quantity {
     }
 }
 
-impl TryFrom<String> for Quantity {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
+from_string!(Quantity);
 
 #[cfg(test)]
 mod tests {

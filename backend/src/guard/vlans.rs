@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::words::from_string;
+
 /// Largest number of a VLAN.
 const MAX_VLAN: u16 = 4094;
 
@@ -36,13 +38,7 @@ impl FromStr for Vlans {
     }
 }
 
-impl TryFrom<String> for Vlans {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
+from_string!(Vlans);
 
 #[cfg(test)]
 mod tests {
