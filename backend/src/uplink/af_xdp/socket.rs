@@ -28,6 +28,10 @@ use super::tx::TxRings;
 const RX_SIZE: u32 = 2048;
 const TX_SIZE: u32 = 1024;
 
+/// Entries of the ring of empty chunks. The kernel tells of those that it took only after it has filled them, so that there may
+/// be twice as many as there are chunks.
+const FILL_SIZE: u32 = 2 * RX_SIZE;
+
 /// Bytes that the kernel leaves free before each frame that it receives (`XDP_PACKET_HEADROOM`).
 const HEADROOM: usize = 256;
 
@@ -160,14 +164,14 @@ impl XdpSocket {
             Errno::NOBUFS | Errno::PERM => XdpError::Locked { kib: len >> 10 },
             e => kernel("register packet memory of")(e),
         })?;
-        let sizes = sockopt::set_xdp_umem_fill_ring_size(&fd, RX_SIZE)
+        let sizes = sockopt::set_xdp_umem_fill_ring_size(&fd, FILL_SIZE)
             .and_then(|()| sockopt::set_xdp_umem_completion_ring_size(&fd, TX_SIZE))
             .and_then(|()| sockopt::set_xdp_rx_ring_size(&fd, RX_SIZE))
             .and_then(|()| sockopt::set_xdp_tx_ring_size(&fd, TX_SIZE));
         sizes.map_err(kernel("make the rings of"))?;
         let offsets = sockopt::xdp_mmap_offsets(&fd).map_err(kernel("find the rings of"))?;
         let unmapped = |source| XdpError::Kernel { queue, what: "map the rings of", source };
-        let fill = Producer::map(fd.as_fd(), XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, RX_SIZE).map_err(unmapped)?;
+        let fill = Producer::map(fd.as_fd(), XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, FILL_SIZE).map_err(unmapped)?;
         let completion = Consumer::map(fd.as_fd(), XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, TX_SIZE);
         let rx = Consumer::<Descriptor>::map(fd.as_fd(), XDP_PGOFF_RX_RING, &offsets.rx, RX_SIZE).map_err(unmapped)?;
         let tx = Producer::<Descriptor>::map(fd.as_fd(), XDP_PGOFF_TX_RING, &offsets.tx, TX_SIZE).map_err(unmapped)?;
