@@ -23,6 +23,9 @@ const LINK_LEN: usize = 14;
 /// Most chunks that a frame may lie in: what a packet of the kernel's can be made of.
 const MAX_PIECES: usize = 17;
 
+/// Descriptors that the kernel takes in a call, at least, where it copies.
+const TAKES_A_CALL: u32 = 16;
+
 /// Longest headers that a segment has, in bytes.
 const MAX_HEADERS: usize = 142;
 
@@ -274,12 +277,14 @@ impl TxRings {
         taken
     }
 
-    /// Has the kernel send what is in the ring. It takes some dozens of packets a call.
+    /// Has the kernel send what is in the ring. It takes some dozens of packets a call, and before Linux 6.17 does not tell how
+    /// many while there are more: so it is asked as often as it may take.
     fn kick(&mut self) -> Taken {
         if self.socket.zero_copy && !self.tx.needs_wakeup() {
             return Taken::All;
         }
         let mut before = self.tx.pending();
+        let mut patience = before / TAKES_A_CALL + 1;
         loop {
             match self.socket.wake_tx() {
                 // Without a queue to send on it takes nothing and says nothing.
@@ -289,8 +294,9 @@ impl TxRings {
                     let left = self.tx.pending();
                     match left {
                         0 => return Taken::All,
-                        left if left >= before => return Taken::Some,
-                        _ => before = left,
+                        left if left < before => before = left,
+                        _ if patience == 0 => return Taken::Some,
+                        _ => patience -= 1,
                     }
                 }
                 // Down, gone, or something that is not to be known: it is tried again with the next frame.
