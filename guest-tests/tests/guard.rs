@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Posting, ScriptedNic};
+use guest_tests::lab::eventually;
 use guest_tests::{NetNs, Vnicd};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -153,5 +154,28 @@ fn a_worker_sleeps_until_it_may_move_on() -> Result<()> {
         nic.tx.wait_used(Duration::from_secs(20))?;
         nic.host_receives(&[2; 1200])?;
     }
+    Ok(())
+}
+
+/// Nor does it wait for a limit on behalf of a guest that has gone.
+#[test]
+fn a_worker_sleeps_when_what_was_held_is_gone() -> Result<()> {
+    let (_ns, vnicd, mut nic) =
+        start(&["--max-tx-bps=8k", "--max-rx-bps=8k", "--limit-burst-ms=1", "--mode=interrupt"])?;
+    // A debt of half a second each way, and something behind it.
+    nic.send(&[1; 500], 1)?;
+    nic.host_sends(&[2; 500])?;
+    nic.expect(&[2; 500])?;
+    let at = nic.client.memory.allocate(4096);
+    let frame = [vec![0; 12], nic.frame(&[3; 500])?].concat();
+    nic.client.memory.map.write_slice(&frame, GuestAddress(at))?;
+    nic.tx.add(&[(at, frame.len() as u32)], false).context("the ring is full")?;
+    nic.tx.kick()?;
+    nic.host_sends(&[4; 500])?;
+    eventually("both ways are held", || Ok(count(&vnicd, "tx_held")? > 0 && count(&vnicd, "rx_held")? > 0))?;
+    drop(nic);
+    thread::sleep(Duration::from_secs(1));
+    let spent = vnicd.spends_in(Duration::from_secs(1))?;
+    ensure!(spent.cpu <= Duration::from_millis(20), "{spent:?} in a second without a guest");
     Ok(())
 }

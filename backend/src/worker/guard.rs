@@ -63,6 +63,11 @@ impl Budget {
         }
     }
 
+    /// Waits for the gate no more: there is nothing to be moved.
+    pub(super) fn rest(&mut self) {
+        self.opens_at = None;
+    }
+
     /// Notes what was moved.
     #[inline]
     pub(super) fn moved(&self, packets: u64, bytes: u64) {

@@ -108,15 +108,17 @@ impl RxHalf {
         self.state.unfinished = None;
     }
 
-    /// When a frame that waits for buffers is given up.
+    /// When a frame that waits for buffers is given up. Not before there may be a round.
     pub(super) fn gives_up_at(&self) -> Option<Time> {
-        let unfinished = self.state.unfinished.as_ref().filter(|_| self.queue.is_running())?;
+        let may_move = self.queue.is_running() && self.budget.opens_at().is_none();
+        let unfinished = self.state.unfinished.as_ref().filter(|_| may_move)?;
         Some(Time::from_nanos(unfinished.since.as_nanos() + UNFINISHED_PATIENCE.as_nanos() as u64))
     }
 
     /// Moves at most a burst.
     pub(super) fn round(&mut self, shared: &mut Shared) -> Moved {
         if !self.queue.is_running() || !shared.is_attached() {
+            self.budget.rest();
             return Moved::BLOCKED;
         }
         let Self { queue, uplink, budget, state } = self;

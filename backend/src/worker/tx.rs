@@ -65,6 +65,7 @@ impl TxHalf {
     pub(super) fn round(&mut self, shared: &mut Shared) -> Moved {
         let discards = self.queue.discards();
         if !self.queue.is_running() && !discards {
+            self.budget.rest();
             return Moved::BLOCKED;
         }
         let Some(most) = self.budget.allowance(&shared.counters.tx_held) else { return Moved::BLOCKED };
