@@ -12,7 +12,8 @@ use guest_tests::lab::eventually;
 use guest_tests::{NetNs, Vnicd};
 use vm_memory::{Bytes, GuestAddress};
 
-const FEATURES: u64 = VERSION_1 | MRG_RXBUF;
+/// With checksums that are left to the device.
+const FEATURES: u64 = VERSION_1 | MRG_RXBUF | 1;
 const POSTING: Posting = Posting { count: 128, len: 2048 };
 /// What the driver sends from.
 const OURS: [&str; 2] = ["--allowed-macs=02:00:00:00:00:77", "--allowed-ips=10.77.0.2"];
@@ -62,6 +63,10 @@ fn only_what_the_guest_may_send_leaves() -> Result<()> {
             nic.send_raw(&[0; 12], frame, round)?;
             ensure!(count(&vnicd, counter)? == round as u64, "{counter} after {round} rounds");
         }
+        // Its checksum would be written over the address.
+        let over_the_ip = [1, 0, 0, 0, 0, 0, SOURCE_IP as u8, 0, 0, 0, 0, 0];
+        nic.send_raw(&over_the_ip, &plain, round)?;
+        ensure!(count(&vnicd, "tx_dropped_header")? == round as u64, "a checksum went over the address");
         // Nothing came between these two.
         nic.send(b"after", 1)?;
     }

@@ -2,7 +2,8 @@
 //! neighbour discovery (RFC 4861) claim, and by VLAN (IEEE 802.1Q).
 //!
 //! What is judged is a private copy of a frame's first bytes, and these bytes are what is sent. Addresses that do not lie
-//! in them are not seen, so a frame that hides them further behind is refused.
+//! in them are not seen, so a frame that hides them further behind is refused. Nor may a checksum that is left to the
+//! receiver be written over what was judged.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +13,9 @@ use super::{Macs, Prefixes, Vlans};
 
 /// First bytes of a frame that are judged.
 pub const HEAD_LEN: usize = 128;
+
+/// Bytes of the ports of UDP, which tell who asks for an address.
+const PORTS_LEN: usize = 4;
 
 /// Tags that are looked behind.
 const MAX_TAGS: usize = 2;
@@ -63,6 +67,9 @@ pub enum Refusal {
     /// For a VLAN that is not the guest's.
     #[error("its VLAN is not one of allowed-vlans")]
     Vlan,
+    /// With a checksum that would be written over what was judged.
+    #[error("its checksum would be written over its addresses")]
+    Checksum,
 }
 
 impl Filter {
@@ -77,18 +84,34 @@ impl Filter {
     /// # Errors
     /// With the reason when it is not to be sent.
     pub fn judge(&self, head: &[u8]) -> Result<(), Refusal> {
+        self.judged_len(head).map(drop)
+    }
+
+    /// Judges a frame whose checksum is left to the receiver, who writes it to byte `checksum_at`, wherever that is: a
+    /// guest that chooses the place chooses what is written there, too.
+    ///
+    /// # Errors
+    /// As [`Filter::judge`].
+    pub fn judge_unfinished(&self, head: &[u8], checksum_at: usize) -> Result<(), Refusal> {
+        if checksum_at < self.judged_len(head)? { Err(Refusal::Checksum) } else { Ok(()) }
+    }
+
+    /// Judges a frame; says up to which byte it must stay as it is for that.
+    fn judged_len(&self, head: &[u8]) -> Result<usize, Refusal> {
         self.claims_mac(array(head, 6).ok_or(Refusal::Mac)?)?;
         let (ether_type, packet) = self.behind_tags(head)?;
+        let start = head.len() - packet.len();
         if self.allowed_ips.is_none() && self.allowed_macs.is_none() {
-            return Ok(());
+            return Ok(start);
         }
-        match ether_type {
-            ARP | RARP => self.judge_arp(packet, ether_type == RARP),
-            IPV4 => self.judge_ipv4(packet),
-            IPV6 => self.judge_ipv6(packet),
-            _ if self.allowed_ips.is_some() => Err(Refusal::Ip),
-            _ => Ok(()),
-        }
+        let packet_len = match ether_type {
+            ARP | RARP => self.judge_arp(packet, ether_type == RARP)?,
+            IPV4 => self.judge_ipv4(packet)?,
+            IPV6 => self.judge_ipv6(packet)?,
+            _ if self.allowed_ips.is_some() => return Err(Refusal::Ip),
+            _ => 0,
+        };
+        Ok(start + packet_len)
     }
 
     /// Judges the tags; says what lies behind them.
@@ -118,17 +141,20 @@ impl Filter {
         }
     }
 
-    fn judge_arp(&self, packet: &[u8], reverse: bool) -> Result<(), Refusal> {
+    fn judge_arp(&self, packet: &[u8], reverse: bool) -> Result<usize, Refusal> {
         let is_ipv4_on_ethernet = array(packet, 0) == Some([0, 1, 8, 0, 6, 4]);
         let (Some(mac), Some(ip), true) = (array(packet, 8), array(packet, 14), is_ipv4_on_ethernet) else {
             return Err(Refusal::Ip);
         };
         self.claims_mac(mac)?;
         // Nobody's address: a probe (RFC 5227, 2.1.1). Who asks for one by its Ethernet address has none yet.
-        if ip == [0; 4] || reverse { Ok(()) } else { self.claims_v4(ip.into()) }
+        if ip != [0; 4] && !reverse {
+            self.claims_v4(ip.into())?;
+        }
+        Ok(packet.len())
     }
 
-    fn judge_ipv4(&self, packet: &[u8]) -> Result<(), Refusal> {
+    fn judge_ipv4(&self, packet: &[u8]) -> Result<usize, Refusal> {
         let (Some([first]), Some(source)) = (array(packet, 0), array::<4>(packet, 12)) else { return Err(Refusal::Ip) };
         let header_len = usize::from(first & 15) * 4;
         if first >> 4 != 4 || header_len < 20 {
@@ -140,15 +166,19 @@ impl Filter {
                 && array(packet, header_len) == Some([0, 68, 0, 67])
                 && !is_later_fragment(packet)
         };
-        if source == [0; 4] && asks() { Ok(()) } else { self.claims_v4(source.into()) }
+        if source != [0; 4] || !asks() {
+            self.claims_v4(source.into())?;
+        }
+        Ok(header_len + PORTS_LEN)
     }
 
-    fn judge_ipv6(&self, packet: &[u8]) -> Result<(), Refusal> {
+    fn judge_ipv6(&self, packet: &[u8]) -> Result<usize, Refusal> {
         let (Some([first]), Some(source)) = (array(packet, 0), array::<16>(packet, 8)) else { return Err(Refusal::Ip) };
         if first >> 4 != 6 {
             return Err(Refusal::Ip);
         }
-        let icmp = icmpv6_of(packet)?;
+        let (next, at) = behind_headers(packet)?;
+        let icmp = if next == ICMPV6 { Some(packet.get(at..).ok_or(Refusal::Ip)?) } else { None };
         if source == [0; 16] {
             // Who looks whether an address is free has none yet (RFC 4862, 5.4.2).
             let kind = icmp.and_then(|icmp| icmp.first()).copied().unwrap_or(0);
@@ -158,7 +188,11 @@ impl Filter {
         } else {
             self.claims_v6(source.into())?;
         }
-        icmp.map_or(Ok(()), |icmp| self.judge_neighbour_discovery(icmp, source == [0; 16]))
+        match icmp {
+            // All of it: another type makes it another message.
+            Some(icmp) => self.judge_neighbour_discovery(icmp, source == [0; 16]).map(|()| packet.len()),
+            None => Ok(at),
+        }
     }
 
     /// Judges what a message of ICMPv6 claims.
@@ -213,19 +247,19 @@ fn is_later_fragment(packet: &[u8]) -> bool {
     word(packet, 6).is_some_and(|offset| offset & 0x1fff != 0)
 }
 
-/// The message of ICMPv6 in a packet, if it is one. A message in fragments is nobody's neighbour discovery (RFC 6980, 5).
-fn icmpv6_of(packet: &[u8]) -> Result<Option<&[u8]>, Refusal> {
+/// What follows the headers of IPv6 that are looked behind, and where. A message in fragments is nobody's neighbour
+/// discovery (RFC 6980, 5).
+fn behind_headers(packet: &[u8]) -> Result<(u8, usize), Refusal> {
     let (mut next, mut at) = (*packet.get(6).ok_or(Refusal::Ip)?, 40);
     loop {
         let header = packet.get(at..).ok_or(Refusal::Ip)?;
         let len = |factor: usize, more: usize| header.get(1).map(|len| (usize::from(*len) + more) * factor);
         let len = match next {
-            ICMPV6 => return Ok(Some(header)),
             // Hop-by-hop options, routing, destination options, mobility (RFC 8200, 4; RFC 6275, 6.1).
             0 | 43 | 60 | 135 => len(8, 1),
             // Authentication (RFC 4302, 2.2).
             51 => len(4, 2),
-            _ => return Ok(None),
+            _ => return Ok((next, at)),
         };
         next = *header.first().ok_or(Refusal::Ip)?;
         at += len.ok_or(Refusal::Ip)?;

@@ -161,6 +161,7 @@ impl PairCounters {
             Refusal::Mac => &self.tx_dropped_mac,
             Refusal::Ip => &self.tx_dropped_ip,
             Refusal::Vlan => &self.tx_dropped_vlan,
+            Refusal::Checksum => &self.tx_dropped_header,
         }
     }
 }

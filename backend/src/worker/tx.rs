@@ -186,7 +186,10 @@ impl Sender {
         heads.clear();
         frames.retain(|frame| {
             let head = Head::of(taken.slices_of(frame.chain.into()), shared.features.header_len);
-            let judged = filter.judge(head.bytes());
+            let judged = match frame.header.checksum() {
+                None => filter.judge(head.bytes()),
+                Some((start, offset)) => filter.judge_unfinished(head.bytes(), start + offset),
+            };
             match judged {
                 Ok(()) => heads.push(head),
                 Err(refusal) => {

@@ -199,6 +199,34 @@ fn nothing_but_ip_where_ip_is_filtered() {
     _ = IpNumber::UDP;
 }
 
+/// Whoever finishes a checksum writes it where the guest says: not over what was judged.
+#[test]
+fn no_checksum_is_written_over_what_was_judged() {
+    let (ours, other) = (v6("fd00::5"), v6("fd00::1"));
+    let udp = udp4(OURS, [10, 0, 0, 5], (1, 2));
+    let mut behind_options = [&udp6(ours)[..54], &[17, 0, 1, 4, 0, 0, 0, 0], &udp6(ours)[54..]].concat();
+    behind_options[20] = 60;
+    // Where the first byte is that it may be written to.
+    for (what, frame, first) in [
+        ("IPv4", udp.clone(), Some(38)),
+        ("IPv4 with a tag", tagged(&udp, &[7]), Some(42)),
+        ("IPv6", udp6(ours), Some(54)),
+        ("IPv6 with options", head(behind_options), Some(62)),
+        ("ARP", arp(OURS, OURS, [10, 0, 0, 5]), None),
+        ("neighbour discovery", discovery(ours, 135, Some(other), &link_layer(1, OURS)), None),
+    ] {
+        assert_eq!(strict().judge(&frame), Ok(()), "{what}");
+        for at in 0..frame.len() {
+            let expected = if first.is_some_and(|first| at >= first) { Ok(()) } else { Err(Refusal::Checksum) };
+            assert_eq!(strict().judge_unfinished(&frame, at), expected, "{what}, at {at}");
+        }
+    }
+    let vlans = filter(None, None, Some("7"));
+    assert_eq!(vlans.judge_unfinished(&tagged(&udp, &[7]), 17), Err(Refusal::Checksum));
+    assert_eq!(vlans.judge_unfinished(&tagged(&udp, &[7]), 18), Ok(()));
+    assert_eq!(strict().judge_unfinished(&udp4(OTHER, [10, 0, 0, 5], (1, 2)), 40), Err(Refusal::Mac));
+}
+
 proptest! {
     /// Whatever a guest writes, it is judged, and what is let out has the guest's Ethernet address.
     #[test]
