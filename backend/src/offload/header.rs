@@ -8,7 +8,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::Offloads;
-use super::packet::{Transport, Version};
+use super::packet::{MAX_HEADERS, Transport, Version};
 
 /// Bytes of the header with `num_buffers`, as every uplink takes it and modern guests have it.
 pub const HEADER_LEN: usize = 12;
@@ -205,7 +205,8 @@ impl NetHeader {
             Some(Segmentation::TcpV4 | Segmentation::TcpV6) => usize::from(byte_at(transport + 12) >> 4) * 4,
             _ => 8,
         };
-        frame_len.saturating_sub(transport + head).div_ceil(self.gso_size().max(1)).max(1)
+        // No further than headers reach: a guest that says that its checksum starts near the end has no fewer packets.
+        frame_len.saturating_sub((transport + head).min(MAX_HEADERS)).div_ceil(self.gso_size().max(1)).max(1)
     }
 
     /// Judges the header of a driver's frame of `frame_len` bytes for a receiver that takes `takes`.
@@ -298,6 +299,13 @@ mod tests {
         assert_eq!(judge(header(1, 7, 100, 34, 16)), Err(HeaderError::Segmentation));
         assert_eq!(judge(header(1, GSO_ECN, 100, 34, 16)), Err(HeaderError::Segmentation));
         assert_eq!(judge(header(1, GSO_UDP_L4 | GSO_ECN, 100, 34, 16)), Err(HeaderError::Segmentation));
+    }
+
+    #[test]
+    fn segments_are_counted_wherever_the_checksum_is_said_to_start() {
+        let count = |start| header(1, GSO_TCPV4, 1000, start, 16).segments(34 + 20 + 64_000, |_| 0x50);
+        assert_eq!(count(34), 64);
+        assert!([0, 1000, 64_000].into_iter().all(|start| count(start) >= 64));
     }
 
     #[test]
