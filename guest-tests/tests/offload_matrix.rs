@@ -157,3 +157,32 @@ fn to_the_guest() -> Result<()> {
 fn to_the_guest_each_packet_by_itself() -> Result<()> {
     in_every_corner(false, to_guest)
 }
+
+/// What is cut for a guest is as long as a frame of Ethernet is at least, be it from the middle of a frame.
+#[test]
+fn short_packets_are_filled_up() -> Result<()> {
+    const SIZE: usize = 5;
+    let ns = NetNs::new()?;
+    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    let vnicd = Vnicd::builder(&ns).args(["--queue-pairs=1", "--mode=interrupt"]).start()?;
+    ns.sh("ip link set tap0 up")?;
+    // Without GUEST_CSUM, and with it.
+    for features in [0, 1 << 1] {
+        let posting = Posting { count: 200, len: 2048 };
+        let mut nic = BurstNic::start(vnicd.socket(), VERSION_1 | MRG_RXBUF | features, posting)?;
+        let tap = Tap::open(&ns, "tap0")?;
+        for kind in [Kind::Tcp4, Kind::Udp4] {
+            let sent = [Flow::new(kind, 0).segmented(&std::array::from_fn::<u8, 33, _>(|at| at as u8), SIZE, false)];
+            tap.send(&sent[0])?;
+            let came = expect(&sent, |patience| {
+                let Some((header, mut frame)) = nic.receive(patience)? else { return Ok(None) };
+                ensure!(frame.len() >= 60, "a packet of {kind:?} has {} bytes", frame.len());
+                let ip_len = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+                frame.truncate(14 + ip_len);
+                Ok(Some((header, frame)))
+            })?;
+            ensure!(came.len() == 7, "{} packets of {kind:?}", came.len());
+        }
+    }
+    Ok(())
+}

@@ -29,7 +29,7 @@ pub struct TapRx {
     attached: bool,
     uso: bool,
     iovecs: Vec<libc::iovec>,
-    /// A header, and a frame as far as it does not lie in guest memory.
+    /// A header, a frame as far as it does not lie in guest memory, and a place for a short packet that was cut from it.
     buffer: Box<[u8]>,
     next: Next,
     /// Segments of the frame in the buffer that are still to come.
@@ -114,7 +114,7 @@ impl TapRx {
             attached: false,
             uso,
             iovecs: Vec::with_capacity(MAX_IOVECS),
-            buffer: vec![0; HEADER_LEN + MAX_FRAME].into_boxed_slice(),
+            buffer: vec![0; HEADER_LEN + MAX_FRAME + MIN_FRAME].into_boxed_slice(),
             next: Next::Unknown,
             cut: None,
         }
@@ -201,11 +201,16 @@ impl TapRx {
     fn next_segment(&mut self) -> Option<(NetHeader, Range<usize>)> {
         let cut = self.cut.as_mut()?;
         let (header, place) = cut.next_in(&mut self.buffer[HEADER_LEN..])?;
-        if !cut.is_done() {
+        if cut.is_done() {
+            self.cut = None;
+        }
+        if place.len() >= MIN_FRAME {
             return Some((header, place));
         }
-        self.cut = None;
-        Some((header, place.start..place.start + pad(&mut self.frame()[place.start..], place.len())))
+        // Behind it lies the payload of the next one, so it is filled up elsewhere.
+        let len = place.len();
+        self.frame().copy_within(place, MAX_FRAME);
+        Some((header, MAX_FRAME..MAX_FRAME + pad(&mut self.frame()[MAX_FRAME..], len)))
     }
 
     /// Puts a packet from the buffer into guest memory.
@@ -239,11 +244,11 @@ impl TapRx {
                 self.iovecs.push(rest.iovec());
             }
         }
-        self.iovecs.push(iovec_of(&mut frame[offered..]));
+        self.iovecs.push(iovec_of(&mut frame[offered..MAX_FRAME]));
         if offered == 0 {
             // Header and frame in one piece, for which the kernel has a shorter way.
             self.iovecs.clear();
-            self.iovecs.push(iovec_of(&mut self.buffer));
+            self.iovecs.push(iovec_of(&mut self.buffer[..HEADER_LEN + MAX_FRAME]));
         }
         let fd = self.queue.as_raw_fd();
         loop {
