@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Client, Posting, ScriptedNic};
+use guest_tests::lab::eventually;
+use guest_tests::packets::{Flow, Kind, Tap, expect};
 use guest_tests::spawn::pass_fd;
 use guest_tests::{NetNs, Process, Vnicd, vnicd};
 
@@ -180,15 +182,20 @@ fn a_persistent_tap_outlives_the_daemon() -> Result<()> {
     nic.exchange(b"in").map(drop)
 }
 
+/// A bridge floods frames for nobody it knows to a port of 2 Mbit/s, which end in `sink`.
+fn slow_way_on(ns: &NetNs) -> Result<()> {
+    ns.sh("ip link add slow type veth peer name sink && ip link set slow up && ip link set sink up")?;
+    ns.sh("tc qdisc add dev slow root tbf rate 2mbit burst 3000 limit 4000000")?;
+    ns.sh("ip link add br0 type bridge && ip link set br0 up && ip link set tap0 master br0 && ip link set slow master br0")
+        .map(drop)
+}
+
 /// With a bounded send buffer, a TAP whose frames nobody takes pushes back: the driver's packets wait, none is lost.
 #[test]
 fn a_bounded_send_buffer_pushes_back() -> Result<()> {
     let ns = namespace()?;
     let vnicd = Vnicd::builder(&ns).uplink("tap=tap0,sndbuf=20000").start()?;
-    // A slow way on: a bridge floods frames for nobody it knows to a port of 2 Mbit/s.
-    ns.sh("ip link add slow type veth peer name sink && ip link set slow up && ip link set sink up")?;
-    ns.sh("tc qdisc add dev slow root tbf rate 2mbit burst 3000 limit 4000000")?;
-    ns.sh("ip link add br0 type bridge && ip link set br0 up && ip link set tap0 master br0 && ip link set slow master br0")?;
+    slow_way_on(&ns)?;
     let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, POSTING)?;
     let mut frame = nic.frame(&[9; 1400])?;
     frame[..6].copy_from_slice(&[2, 5, 5, 5, 5, 5]);
@@ -215,6 +222,36 @@ fn a_bounded_send_buffer_pushes_back() -> Result<()> {
     }
     let sent = ns.counters("tap0")?.rx_packets;
     ensure!(sent >= COUNT, "{sent} of {COUNT} packets left");
+    Ok(())
+}
+
+/// Packets that were joined are sent before some that stand between them. They are not sent again when the driver's chains are
+/// taken anew, from other memory, and what is dropped of those that wait is counted once.
+#[test]
+fn what_waits_for_room_is_dealt_with_once() -> Result<()> {
+    let ns = namespace()?;
+    let macs = "--allowed-macs=02:00:00:00:00:00,02:00:00:00:00:01";
+    let vnicd = Vnicd::builder(&ns).uplink("tap=tap0,sndbuf=20000").arg(macs).control().start()?;
+    slow_way_on(&ns)?;
+    let mut sink = Tap::open(&ns, "sink")?;
+    let mut driver = Driver::start(&vnicd)?;
+    let mut flows = [0, 1, 2].map(|number| Flow::new(Kind::Tcp4, number));
+    // The first flow fills the send buffer when it is joined. The third one may not be sent.
+    let mut frames: Vec<_> = (0..40).map(|n| flows[n % 2].packet(&[n as u8; 1200], false)).collect();
+    frames.push(flows[2].packet(&[0; 1200], false));
+    for (_, frame) in &frames {
+        let at = driver.client.memory.allocate(4096);
+        let bytes = [&[0; 12][..], frame].concat();
+        vm_memory::Bytes::write_slice(&driver.client.memory.map, &bytes, vm_memory::GuestAddress(at))?;
+        driver.tx.add(&[(at, bytes.len() as u32)], false).context("the ring is full")?;
+    }
+    driver.tx.kick()?;
+    eventually("the first flow is sent", || Ok(ns.counters("tap0")?.rx_packets > 0))?;
+    driver.client.share_memory()?;
+    frames.iter().try_for_each(|_| driver.tx.wait_used(PATIENCE).map(drop))?;
+    expect(&frames[..40], |patience| sink.receive(patience))?;
+    let counters = &vnicd.status()?["devices"][0]["pairs"][0]["counters"];
+    ensure!(counters["tx_dropped_mac"] == 1 && counters["tx_packets"] == 40, "{counters}");
     Ok(())
 }
 

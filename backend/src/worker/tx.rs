@@ -38,8 +38,16 @@ struct Sender {
     frames: Vec<Judged>,
     /// Their first bytes, if there is a filter.
     heads: Vec<Head>,
-    /// Which of those that an earlier burst left were sent with one that stood before them (see [`TxBurst::ahead`]).
+    leftover: Leftover,
+}
+
+/// What is known of the chains at the front of the ring that an earlier burst could not send.
+#[derive(Debug, Default)]
+struct Leftover {
+    /// Which of the frames were sent, with one that stood before them (see [`TxBurst::ahead`]).
     ahead: u64,
+    /// Chains that were judged: what was dropped of them is counted.
+    judged: u16,
 }
 
 impl TxHalf {
@@ -52,13 +60,18 @@ impl TxHalf {
             has_told: false,
             frames: Vec::with_capacity(BURST_PACKETS),
             heads: Vec::new(),
-            ahead: 0,
+            leftover: Leftover::default(),
         };
         Self { queue, budget: Budget::new(guard.tx_gate.clone()), sender }
     }
 
     pub(super) fn uplink(&mut self) -> &mut Tx {
         &mut self.sender.uplink
+    }
+
+    /// Forgets what an earlier burst left: the ring is another.
+    pub(super) fn forget_leftover(&mut self) {
+        self.sender.leftover = Leftover::default();
     }
 
     /// Moves at most a burst.
@@ -98,9 +111,6 @@ impl Sender {
         discards: bool,
         most: Allowance,
     ) -> (Moved, Option<RingError>) {
-        if ring.taken().is_empty() {
-            self.ahead = 0;
-        }
         let (packets, mut error) = get_packets(ring, most);
         if packets == 0 {
             let state = if self.uplink.flush() { Direction::Empty } else { Direction::Blocked };
@@ -112,6 +122,7 @@ impl Sender {
             dropped.add(packets as u64);
             let state = left_after(ring.taken(), most);
             ring.complete_unwritten(packets);
+            self.leftover = Leftover::default();
             return (Moved { state, packets: packets as u64, ..Moved::BLOCKED }, error);
         }
         let left = left_after(ring.taken(), most);
@@ -120,12 +131,14 @@ impl Sender {
             self.filter(ring.taken(), &filter, shared);
         }
         let skip = shared.features.header_len;
-        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead: self.ahead, heads: &self.heads };
+        let ahead = self.leftover.ahead;
+        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead, heads: &self.heads };
         let sent = self.uplink.send(&burst);
-        self.ahead = sent.ahead;
         // All chains before the first frame that was not dealt with are done, dropped ones among them.
         let done = self.frames.get(sent.done).map_or(packets, |frame| frame.chain.into());
         ring.complete_unwritten(done);
+        self.leftover =
+            Leftover { ahead: sent.ahead, judged: packets.max(self.leftover.judged.into()) as u16 - done as u16 };
         let counters = &shared.counters;
         counters.tx_packets.add(sent.packets);
         counters.tx_segments.add(sent.segments);
@@ -181,7 +194,7 @@ impl Sender {
     /// Keeps the frames that the guest may send.
     #[inline(never)]
     fn filter(&mut self, taken: &Taken, filter: &Filter, shared: &Shared) {
-        let Self { frames, heads, .. } = self;
+        let Self { frames, heads, leftover, .. } = self;
         let mut refused = None;
         heads.clear();
         frames.retain(|frame| {
@@ -192,10 +205,11 @@ impl Sender {
             };
             match judged {
                 Ok(()) => heads.push(head),
-                Err(refusal) => {
+                Err(refusal) if frame.chain >= leftover.judged => {
                     shared.counters.of_refusal(refusal).add(1);
                     refused = Some(refusal);
                 }
+                Err(_) => {}
             }
             judged.is_ok()
         });
@@ -210,6 +224,7 @@ impl Sender {
         let len = (chain.len as usize).saturating_sub(shared.features.header_len);
         match header.judge_from_guest(len, shared.features.host) {
             Ok(()) => self.frames.push(Judged { header, chain: at }),
+            Err(_) if at < self.leftover.judged => {}
             Err(e) => {
                 shared.counters.tx_dropped_header.add(1);
                 tracing::debug!(queue = %self.id, "frame dropped: {e}");

@@ -67,7 +67,8 @@ impl<'a> Plan<'a> {
             Out::Alone(frame) => sent | 1 << frame,
             Out::Joined(joined) => joined.parts().fold(sent, |sent, part| sent | 1 << part.frame),
         });
-        let done = sent.trailing_ones();
+        // No more than there are: what is sent ahead may stand behind them, if the ring was begun again and gave fewer.
+        let done = sent.trailing_ones().min(self.count as u32);
         Settled { done: done as usize, ahead: sent.checked_shr(done).unwrap_or(0) }
     }
 }

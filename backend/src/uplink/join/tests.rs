@@ -93,8 +93,12 @@ impl Sending {
     }
 
     fn round(&mut self, joiner: &mut Joiner, script: &mut Script) -> Progress {
+        self.round_of(MAX_FRAMES, joiner, script)
+    }
+
+    fn round_of(&mut self, most: usize, joiner: &mut Joiner, script: &mut Script) -> Progress {
         let taken = self.taken();
-        let specs = self.specs[self.done..].iter().take(MAX_FRAMES);
+        let specs = self.specs[self.done..].iter().take(most);
         let frames: Vec<_> = (0..).zip(specs).map(|(chain, spec)| Judged { header: spec.header(), chain }).collect();
         let burst = TxBurst { frames: &frames, taken: &taken, skip: HEADER_LEN, ahead: self.ahead, heads: &[] };
         let progress = joiner.send(&burst, script);
@@ -111,13 +115,18 @@ fn answer() -> impl Strategy<Value = Sent> {
 proptest! {
     /// Whenever the uplink is full, refuses or is down, every packet is dealt with once, and a flow keeps its order.
     #[test]
-    fn every_packet_is_dealt_with_once(flows in vec(0u16..5, 1..150), answers in vec(answer(), 0..60)) {
+    fn every_packet_is_dealt_with_once(
+        flows in vec(0u16..5, 1..150),
+        answers in vec(answer(), 0..60),
+        // A ring that was begun again may give fewer than it gave before.
+        mosts in vec(1usize..=MAX_FRAMES, 300),
+    ) {
         let mut sending = Sending::new(&flows);
         let mut joiner = Joiner::new(Offloads::ALL);
         let mut script = Script { answers, ..Script::default() };
         let (mut packets, mut lost) = (0, 0);
-        for _ in 0..300 {
-            let progress = sending.round(&mut joiner, &mut script);
+        for most in mosts {
+            let progress = sending.round_of(most, &mut joiner, &mut script);
             prop_assert_eq!(progress.packets, progress.segments);
             packets += progress.packets;
             lost += progress.refused + progress.down;

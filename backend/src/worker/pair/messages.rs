@@ -14,15 +14,14 @@ impl Pair {
         match message {
             Message::RingUp(start, fds, answer) => {
                 let (memory, setup) = (self.memory.clone(), start.setup);
+                self.forget_begun(id);
                 self.queue(id).up(&memory, start, fds, wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
                 tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
             }
             Message::RingDown(answer) => {
-                if id.direction == Direction::Rx {
-                    self.rx.forget_unfinished();
-                }
+                self.forget_begun(id);
                 let base = self.queue(id).down(wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(base);
@@ -82,6 +81,11 @@ impl Pair {
         self.tx.queue.down(wakeups);
         self.detach(wakeups);
         tracing::info!(queue = %self.id(), "let go");
+    }
+
+    /// Forgets what was begun with the chains of a ring.
+    fn forget_begun(&mut self, id: QueueId) {
+        if id.direction == Direction::Rx { self.rx.forget_unfinished() } else { self.tx.forget_leftover() }
     }
 
     fn queue(&mut self, id: QueueId) -> &mut Queue {
