@@ -58,6 +58,8 @@ impl Lane {
         }
         tx.part();
         let beside = rx.beside();
+        // Who sees one direction alone takes questions that are answered for a stream.
+        let policy = Policy { gather_us: 0, ..policy };
         vec![
             Self::new(pair.with(Direction::Rx), Idle { tx: Tx::none(), rx, policy }),
             Self::new(pair.with(Direction::Tx), Idle { tx, rx: beside, policy }),
