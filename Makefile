@@ -2,11 +2,12 @@
 
 PAIRS ?= 5
 TAP_PAIRS ?= 9
+AF_XDP_PAIRS ?= 5
 RING_PAIRS ?= 9
 
 SECONDS ?= 60
 
-.PHONY: all demo test bench-guest bench-pairs bench-tap bench-ring bench-loadgen bench-modes \
+.PHONY: all demo test bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
 	bench-modes-guest check clean miri fuzz
 
 all:
@@ -34,6 +35,12 @@ bench-pairs:
 # make it worth more.
 bench-tap:
 	@scripts/bench tap --pairs $(TAP_PAIRS)
+
+# AF_XDP on a veth pair: packets both ways without a VM beside testpmd's net_vhost and net_af_xdp, and a guest's TCP beside
+# the TAP. Takes 6 minutes; scripts/bench af-xdp --help has smaller choices. Two free CPUs and 512 huge pages make it worth
+# more.
+bench-af-xdp:
+	@scripts/bench af-xdp --pairs $(AF_XDP_PAIRS)
 
 # The rings alone beside DPDK's vhost PMD, one core each: packets and cycles a packet by way, ring, size and number of
 # queues, and what a packet costs by the size of things. Takes 40 minutes. Two free CPUs and 512 huge pages make it worth

@@ -5,10 +5,12 @@
 //! plot ([`plot`], [`curves`]). Guests and their traffic come from [`rig`] and [`iperf`]; [`supervise`] takes everything
 //! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM. [`testpmd`] is
 //! DPDK's program on either side of a socket, [`ring`] compares the rings alone with it,
-//! [`modes`] the daemon's modes with each other and with it, and [`tap`] the daemon's TAP with its own.
+//! [`modes`] the daemon's modes with each other and with it, [`tap`] the daemon's TAP with its own, and [`af_xdp`] the
+//! daemon on an interface's queue with it; the last two share [`uplinks`].
 
 #![warn(missing_docs)]
 
+pub mod af_xdp;
 pub mod claim;
 pub mod curves;
 pub mod distance;
@@ -25,3 +27,4 @@ pub mod stats;
 pub mod supervise;
 pub mod tap;
 pub mod testpmd;
+pub mod uplinks;

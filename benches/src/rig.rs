@@ -25,11 +25,13 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// After traffic, what is delayed in guest and kernel happens within this time.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// What carries the guest's packets to a TAP.
+/// What carries the guest's packets to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// The daemon.
     Vnicd,
+    /// The daemon with AF_XDP on a veth pair, whose far end stands in the TAP's place.
+    VnicdAfXdp,
     /// QEMU's own `-netdev tap`.
     QemuTap,
     /// The same with the kernel's own back end: `vhost=on`.
@@ -49,6 +51,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Vnicd => "vnicd",
+            Self::VnicdAfXdp => "vnicd, AF_XDP on veth",
             Self::QemuTap => "QEMU tap",
             Self::KernelVhost => "QEMU tap, vhost=on",
         }
@@ -71,7 +74,7 @@ impl Shape {
     pub const ONE: Self = Self { cpus: 1, pairs: 1, offloads: true };
 }
 
-/// A guest with an address, and the TAP's end in a namespace of its own.
+/// A guest with an address, and the host's end in a namespace of its own.
 #[derive(Debug)]
 pub struct Rig {
     // Taken down in this order.
@@ -102,7 +105,8 @@ impl Rig {
         Self::boot_on(Peer::Vnicd, args, shape, slots)
     }
 
-    fn boot_on(peer: Peer, args: &[&str], shape: Shape, slots: &Slots) -> Result<Self> {
+    /// Boots it on a peer; `args` are the daemon's alone.
+    pub fn boot_on(peer: Peer, args: &[&str], shape: Shape, slots: &Slots) -> Result<Self> {
         let ns = NetNs::new()?;
         for key in ["all", "default"] {
             ns.sysctl(&format!("net.ipv6.conf.{key}.disable_ipv6"), "1")?;
@@ -110,6 +114,12 @@ impl Rig {
         let (vnicd, nic) = match peer {
             Peer::Vnicd => {
                 let vnicd = Vnicd::builder(&ns).args(args.to_vec()).lifetime(LIFETIME).start()?;
+                let nic = Nic::vhost_user(vnicd.socket());
+                (Some(vnicd), nic)
+            }
+            Peer::VnicdAfXdp => {
+                ns.sh("ip link add up0 type veth peer name tap0 && ethtool -K tap0 tx off")?;
+                let vnicd = Vnicd::builder(&ns).uplink("af-xdp=up0").args(args.to_vec()).lifetime(LIFETIME).start()?;
                 let nic = Nic::vhost_user(vnicd.socket());
                 (Some(vnicd), nic)
             }
@@ -143,7 +153,7 @@ impl Rig {
         &self.guest
     }
 
-    /// The namespace of the TAP.
+    /// The namespace of the host's end.
     pub fn ns(&self) -> &NetNs {
         &self.ns
     }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use benches::supervise::supervised;
 use benches::tap::account::{Account, CELLS, nothing_to_join};
-use benches::tap::joined::{Lab, namespace};
-use benches::tap::{Sink, Stream, Subject};
+use benches::tap::joined::Lab;
+use benches::tap::{Sink, Subject};
 use benches::testpmd::Memory;
+use benches::uplinks::Stream;
+use benches::uplinks::counting::namespace;
 use benches::{instructions, machine};
 use clap::{Parser, ValueEnum};
 

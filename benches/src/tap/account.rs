@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::injected::{MSS, SEGMENTS, Sample};
-use super::packets::Stream;
 use super::sink::Sink;
 use super::subject::Subject;
 use crate::claim::{self, Bound, Claim};
 use crate::plot;
 use crate::report::{Better, Report};
+use crate::uplinks::Stream;
 
 /// Packets towards what is behind the TAP, and how many times as many as net_tap's the daemon must get there.
 pub const CELLS: [(Stream, Sink, f64); 6] = [

@@ -18,13 +18,14 @@ use guest_tests::driver::frames::{self, Mac};
 use guest_tests::{NetNs, Signal};
 use rustix::process::{Pid, kill_process};
 
-use super::client::{Client, Work};
 use super::device::packet_socket;
-use super::joined::{Lab, namespace, settled};
-use super::packets::{CLIENT, HOST};
+use super::joined::Lab;
 use super::sink::TAP;
-use super::subject::{BackEnd, Subject};
+use super::subject::Subject;
 use crate::testpmd::Forwarded;
+use crate::uplinks::counting::{namespace, settled};
+use crate::uplinks::packets::{CLIENT, HOST};
+use crate::uplinks::{BackEnd, Client, Place, Work};
 
 /// Segments of a frame.
 pub const SEGMENTS: usize = 45;
@@ -52,7 +53,7 @@ impl Lab {
         let (ns, dir) = (namespace()?, tempfile::tempdir()?);
         let socket = dir.path().join("vhost.sock");
         let args: Vec<&str> = self.args.iter().map(String::as_str).chain(["--mode", "interrupt"]).collect();
-        let mut back_end = BackEnd::start(subject, &ns, dir.path(), &socket, self.memory, &args)?;
+        let mut back_end = subject.start(Place { ns: &ns, dir: dir.path(), socket: &socket }, self.memory, &args)?;
         // Whoever segments before the queue needs as many places.
         ns.sh(&format!("ip link set {TAP} up txqueuelen {}", FRAMES * SEGMENTS + 1000))?;
         let mut client = Client::start(&ns, dir.path(), &socket, self.memory, Work::Receive)?;
@@ -116,7 +117,7 @@ impl Drop for Stopped {
 fn used(back_end: &mut BackEnd) -> Result<Duration> {
     match back_end {
         BackEnd::Vnicd(vnicd) => on_cpu(vnicd.pid()),
-        BackEnd::NetTap(console) => {
+        BackEnd::Testpmd(console) => {
             let printed = console.run("show fwd stats all")?;
             // Without a packet so far there is no line of cycles.
             let Some(cycles) = Forwarded::parse(&printed)?.cycles else {

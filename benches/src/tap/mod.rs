@@ -5,16 +5,13 @@
 //! segmented once, so packets are worked out from bytes. A packet that was refused or dropped on its way is none.
 
 pub mod account;
-pub mod client;
 pub mod device;
 pub mod injected;
 pub mod joined;
-pub mod packets;
 pub mod sink;
 pub mod subject;
 pub mod writer;
 
 pub use account::Account;
-pub use packets::Stream;
 pub use sink::Sink;
 pub use subject::Subject;

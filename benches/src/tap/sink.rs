@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use guest_tests::NetNs;
 use guest_tests::driver::frames::{HEADERS, Mac};
 
-use super::packets::{HOST, PAYLOAD, PORT, STRANGER};
+use crate::uplinks::packets::{HOST, PAYLOAD, PORT, STRANGER};
 
 /// The TAP.
 pub const TAP: &str = "tap0";

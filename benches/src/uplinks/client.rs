@@ -28,6 +28,8 @@ pub enum Work<'a> {
     Txonly,
     /// Takes what comes.
     Receive,
+    /// Takes what comes, and sends what a capture file holds, again and again, into an interface by a packet socket.
+    ReceiveAndInject(&'a Path, &'a str),
 }
 
 /// A client whose ports are there; it is killed when this value is dropped.
@@ -54,7 +56,15 @@ impl Client {
             }
             Work::Txonly => "txonly",
             Work::Receive => "rxonly",
+            Work::ReceiveAndInject(file, interface) => {
+                // One after the other on the same CPU: neighbouring ports forward to each other, here one way each.
+                devices.push("net_null0,no-rx=1".into());
+                devices.push(format!("net_pcap0,rx_pcap={},infinite_rx=1", file.display()));
+                devices.push(format!("net_af_packet0,iface={interface}"));
+                "io"
+            }
         };
+        let ports = devices.len() as u16;
         let options = ["--total-num-mbufs=32768", "--txd=1024", "--rxd=1024", "--no-flush-rx"].map(Into::into).into();
         let testpmd = Testpmd {
             ns,
@@ -71,8 +81,11 @@ impl Client {
         let mut is_virtio = |port| -> Result<bool> {
             Ok(console.run(&format!("show port info {port}"))?.contains("Driver name: net_virtio_user"))
         };
-        let port = if is_virtio(0)? { 0 } else { 1 };
-        ensure!(is_virtio(port)?, "no virtio-user port\n{}", console.process().tail());
+        let mut port = 0;
+        while !is_virtio(port)? {
+            port += 1;
+            ensure!(port < ports, "no virtio-user port\n{}", console.process().tail());
+        }
         Ok(Self { console, port, mode })
     }
 
