@@ -118,7 +118,8 @@ impl Rig {
                 (Some(vnicd), nic)
             }
             Peer::VnicdAfXdp => {
-                ns.sh("ip link add up0 type veth peer name tap0 && ethtool -K tap0 tx off")?;
+                // Nobody but a NIC's far end finishes checksums, and a NIC joins what it received.
+                ns.sh("ip link add up0 type veth peer name tap0 && ethtool -K tap0 tx off gro on")?;
                 let vnicd = Vnicd::builder(&ns).uplink("af-xdp=up0").args(args.to_vec()).lifetime(LIFETIME).start()?;
                 let nic = Nic::vhost_user(vnicd.socket());
                 (Some(vnicd), nic)
