@@ -194,3 +194,105 @@ impl<T: Entry> Consumer<T> {
         self.ring.word(self.ring.consumer).store(self.next, Ordering::Release);
     }
 }
+
+/// The kernel's side of a ring, for tests.
+#[cfg(test)]
+pub(super) mod testing {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::memory::memfd;
+
+    const OFFSETS: XdpRingOffset = XdpRingOffset { producer: 0, consumer: 64, desc: 192, flags: Some(128) };
+
+    /// A ring whose other side a test plays.
+    pub(in crate::uplink) struct Kernel<T>(Ring<T>);
+
+    impl<T: Entry> Kernel<T> {
+        /// Maps a ring of `size` entries, and again by `map`, for our side.
+        pub(in crate::uplink) fn new<R>(
+            size: u32,
+            map: impl FnOnce(BorrowedFd<'_>, u64, &XdpRingOffset, u32) -> io::Result<R>,
+        ) -> (Self, R) {
+            let file = memfd(64 << 10).unwrap();
+            let kernel = Self(Ring::map(file.as_fd(), 0, &OFFSETS, size).unwrap());
+            (kernel, map(file.as_fd(), 0, &OFFSETS, size).unwrap())
+        }
+
+        pub(in crate::uplink) fn set_producer(&self, index: u32) {
+            self.0.word(self.0.producer).store(index, Ordering::Release);
+        }
+
+        pub(in crate::uplink) fn set_consumer(&self, index: u32) {
+            self.0.word(self.0.consumer).store(index, Ordering::Release);
+        }
+
+        pub(in crate::uplink) fn producer(&self) -> u32 {
+            self.0.word(self.0.producer).load(Ordering::Acquire)
+        }
+
+        pub(in crate::uplink) fn get(&self, index: u32) -> T {
+            // SAFETY: the place lies in the ring, and every pattern of bits is an entry.
+            unsafe { self.0.entry(index).read() }
+        }
+
+        pub(in crate::uplink) fn put(&self, index: u32, entry: T) {
+            // SAFETY: the place lies in the ring; the test has one thread.
+            unsafe { self.0.entry(index).write(entry) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Kernel;
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
+    fn a_producer_fills_what_the_kernel_has_taken_and_no_more() {
+        let (kernel, mut ring) = Kernel::<u64>::new(4, Producer::map);
+        let filled = (0..10).take_while(|n| ring.push(*n)).count();
+        assert_eq!((filled, kernel.producer()), (4, 0), "nothing is shown yet");
+        ring.publish();
+        assert_eq!((kernel.producer(), kernel.get(3), ring.pending()), (4, 3, 4));
+        kernel.set_consumer(3);
+        assert_eq!((ring.pending(), ring.room(4)), (1, 3));
+        assert!(ring.push(9) && !ring.needs_wakeup());
+        ring.publish();
+        assert_eq!((kernel.producer(), kernel.get(4)), (5, 9));
+        // An index that cannot be.
+        kernel.set_consumer(5u32.wrapping_sub(1 << 31));
+        assert_eq!(ring.room(5), 0);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
+    fn a_consumer_sees_what_is_filled_and_never_more_than_there_is() {
+        let (kernel, mut ring) = Kernel::<u64>::new(4, Consumer::map);
+        assert_eq!(ring.peek(0), None);
+        (0..4).for_each(|n| kernel.put(n, u64::from(n) + 10));
+        kernel.set_producer(3);
+        assert_eq!((ring.peek(0), ring.peek(2), ring.peek(3)), (Some(10), Some(12), None));
+        ring.release(2);
+        assert_eq!((ring.peek(0), ring.peek(1)), (Some(12), None));
+        // An index that cannot be.
+        kernel.set_producer(1 << 31);
+        assert_eq!((ring.peek(3).is_some(), ring.peek(4)), (true, None));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
+    fn offsets_that_lead_out_of_the_ring_are_refused() {
+        use std::os::fd::AsFd;
+        let file = crate::memory::memfd(64 << 10).unwrap();
+        let offsets = XdpRingOffset { producer: 0, consumer: 64, desc: 128, flags: None };
+        let map = |offsets: &XdpRingOffset, size| Producer::<u64>::map(file.as_fd(), 0, offsets, size).is_ok();
+        assert!(map(&offsets, 4));
+        assert!(!map(&offsets, 3) && !map(&offsets, 0));
+        assert!(!map(&XdpRingOffset { producer: 2, ..offsets }, 4));
+        assert!(!map(&XdpRingOffset { consumer: 160, ..offsets }, 4));
+        assert!(!map(&XdpRingOffset { flags: Some(u64::MAX - 3), ..offsets }, 4));
+        assert!(!map(&XdpRingOffset { desc: 132, ..offsets }, 4));
+    }
+}

@@ -296,3 +296,77 @@ impl Receive for XdpRx {
         Received::Frame { header: NetHeader::default(), len: frame.len(), rest: &frame[done..] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::area::Area;
+    use super::super::ring::testing::Kernel;
+    use super::*;
+
+    const CHUNK: usize = 2048;
+    const COUNT: u32 = 16;
+
+    /// Frames go round and round, and the kernel always shows them before it shows that it took their chunks.
+    #[test]
+    fn no_chunk_is_lost_to_a_kernel_that_is_late() {
+        let (rx_kernel, rx) = Kernel::<Descriptor>::new(COUNT, Consumer::map);
+        let (fill_kernel, fill) = Kernel::<u64>::new(2 * COUNT, Producer::map);
+        let memory = Area::of_small_pages(CHUNK * COUNT as usize).unwrap();
+        let (chunks, _) = Chunks::split(memory, CHUNK, COUNT as usize);
+        let mut rings = RxRings::new(rx, fill, chunks);
+        rings.fill();
+        let mut taken = 0;
+        for round in 0..50 {
+            let burst = 1 + round % COUNT;
+            for n in 0..burst {
+                let addr = fill_kernel.get(taken + n) + 256;
+                rx_kernel.put(taken + n, Descriptor { addr, len: 60, options: 0 });
+            }
+            rx_kernel.set_producer(taken + burst);
+            for n in 0..burst {
+                let step = rings.front(Offloads::default()).unwrap_or_else(|| panic!("frame {n} of round {round}"));
+                rings.take(step);
+            }
+            assert!(rings.front(Offloads::default()).is_none());
+            taken += burst;
+            assert_eq!(fill_kernel.producer() - taken, COUNT, "chunks after round {round}");
+            fill_kernel.set_consumer(taken);
+        }
+    }
+
+    /// The rings, with frames of these descriptors in them.
+    fn with(descriptors: &[Descriptor]) -> RxRings {
+        let (kernel, rx) = Kernel::<Descriptor>::new(COUNT, Consumer::map);
+        let (_, fill) = Kernel::<u64>::new(2 * COUNT, Producer::map);
+        let memory = Area::of_small_pages(CHUNK * COUNT as usize).unwrap();
+        let (mut chunks, _) = Chunks::split(memory, CHUNK, COUNT as usize);
+        (0..).zip(descriptors).for_each(|(n, descriptor)| {
+            if let Some(bytes) = chunks.bytes(descriptor.addr, descriptor.len as usize) {
+                bytes.fill(n as u8 + 1);
+            }
+            kernel.put(n, *descriptor);
+        });
+        kernel.set_producer(descriptors.len() as u32);
+        RxRings::new(rx, fill, chunks)
+    }
+
+    #[test]
+    fn frames_in_several_chunks_are_put_together() {
+        let goes_on = libc::XDP_PKT_CONTD;
+        let piece = |chunk: u64, len, options| Descriptor { addr: chunk * CHUNK as u64 + 256, len, options };
+        let mut frame = Vec::new();
+        let mut rings = with(&[piece(3, 1700, goes_on), piece(1, 1700, goes_on), piece(2, 5, 0), piece(4, 60, 0)]);
+        let Some(Step::Alone(first)) = rings.front(Offloads::ALL) else { panic!("no frame") };
+        assert!(rings.gather(first, &mut frame));
+        assert_eq!(frame, [vec![1; 1700], vec![2; 1700], vec![3; 5]].concat());
+        assert!(matches!(rings.front(Offloads::ALL), Some(Step::Alone(next)) if next == piece(4, 60, 0)));
+        // One that the kernel names nonsense in, and one that ends before its end.
+        let nonsense = Descriptor { addr: u64::MAX, len: 5, options: 0 };
+        let mut rings = with(&[piece(3, 1700, goes_on), nonsense, piece(1, 1700, goes_on)]);
+        for _ in 0..2 {
+            let Some(Step::Alone(first)) = rings.front(Offloads::ALL) else { panic!("no frame") };
+            assert!(!rings.gather(first, &mut frame));
+        }
+        assert!(rings.front(Offloads::ALL).is_none());
+    }
+}
