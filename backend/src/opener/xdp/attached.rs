@@ -1,7 +1,7 @@
 //! The XDP program of an interface: there can be one, so whoever comes second uses that of whoever came first.
 //!
-//! Nothing is pinned in a file system. Everybody who uses the program holds the link that keeps it at the interface, and
-//! with the last of them it goes, however that one ends.
+//! Nothing is pinned in a file system. Everybody who uses the program holds the link that keeps it at the interface,
+//! and with the last of them it goes, however that one ends.
 
 #![forbid(unsafe_code)]
 

@@ -181,8 +181,8 @@ pub(super) fn program_by_id(id: u32) -> io::Result<Program> {
     let program = unsafe { open(PROG_GET_FD_BY_ID, &Id { id, next: 0, flags: 0 }) }?;
     let mut maps = [0u32; MAX_MAPS];
     let mut info = ProgInfo { map_count: MAX_MAPS as u32, map_ids: maps.as_mut_ptr() as u64, ..ProgInfo::default() };
-    // SAFETY: of what the kernel may fill through pointers in this structure only the list of maps is asked for, which has
-    // room for as many as are.
+    // SAFETY: of what the kernel may fill through pointers in this structure only the list of maps is asked for, which
+    // has room for as many as are.
     unsafe { info_of(&program, &mut info) }?;
     let count = (info.map_count as usize).min(MAX_MAPS);
     Ok(Program { name: text(&info.name), maps: maps[..count].to_vec() })
@@ -209,8 +209,8 @@ pub(super) fn link_of_program(program: u32) -> io::Result<Option<OwnedFd>> {
             other => other.map(drop)?,
         }
         next.id = next.next;
-        // SAFETY: the command reads the fields of the attribute, none of which is a pointer. It fails if the link has just
-        // gone.
+        // SAFETY: the command reads the fields of the attribute, none of which is a pointer. It fails if the link has
+        // just gone.
         let Ok(link) = (unsafe { open(LINK_GET_FD_BY_ID, &Id { id: next.id, next: 0, flags: 0 }) }) else { continue };
         let mut info = LinkInfo::default();
         // SAFETY: the part of the structure that is asked for has no pointers.

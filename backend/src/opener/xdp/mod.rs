@@ -1,5 +1,5 @@
-//! Opens queues of an interface for AF_XDP (Linux, Documentation/networking/af_xdp.rst): the XDP program that sends frames
-//! to sockets, and the sockets. Their memory and rings are not set up here: that takes no rights.
+//! Opens queues of an interface for AF_XDP (Linux, Documentation/networking/af_xdp.rst): the XDP program that sends
+//! frames to sockets, and the sockets. Their memory and rings are not set up here: that takes no rights.
 
 mod attached;
 mod bpf;

@@ -1,5 +1,5 @@
-//! The XDP program (Linux, Documentation/bpf/standardization/instruction-set.rst), assembled by hand: a socket of ours gets
-//! the frames of its queue, all of them or those for one address. Everything else goes on to the kernel's stack.
+//! The XDP program (Linux, Documentation/bpf/standardization/instruction-set.rst), assembled by hand: a socket of ours
+//! gets the frames of its queue, all of them or those for one address. Everything else goes on to the kernel's stack.
 //!
 //! ```text
 //! rule = rules[rx_queue_index];

@@ -1,5 +1,5 @@
-//! Received packets of one flow joined into a frame, for a guest that takes such: what it would handle packet by packet it
-//! handles once. Nothing waits to be joined; only what is there already is looked at, a batch at a time.
+//! Received packets of one flow joined into a frame, for a guest that takes such: what it would handle packet by packet
+//! it handles once. Nothing waits to be joined; only what is there already is looked at, a batch at a time.
 
 #![forbid(unsafe_code)]
 

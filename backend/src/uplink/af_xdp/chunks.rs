@@ -66,9 +66,10 @@ impl Chunks {
     #[inline]
     pub(super) fn bytes(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
         let start = self.place(addr, len)?;
-        // SAFETY: the bytes lie in a chunk of the memory, which lives as long as this value; the other half has other chunks,
-        // so in this process nobody but the value's borrower touches these. The kernel does only after it was told to by a ring, and what is in a ring is not
-        // asked for here; should it write all the same, what is read is bytes of a packet.
+        // SAFETY: the bytes lie in a chunk of the memory, which lives as long as this value; the other half has other
+        // chunks, so in this process nobody but the value's borrower touches these. The kernel does only after it was
+        // told to by a ring, and what is in a ring is not asked for here; should it write all the same, what is read is
+        // bytes of a packet.
         Some(unsafe { std::slice::from_raw_parts_mut(start, len) })
     }
 }

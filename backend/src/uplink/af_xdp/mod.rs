@@ -1,9 +1,9 @@
 //! A queue of a network interface without the kernel's stack (AF_XDP; Linux, Documentation/networking/af_xdp.rst).
 //!
-//! A program at the interface sends the frames of a queue to a socket of ours, which has packet memory of its own (UMEM)
-//! and four rings that it shares with the kernel: received frames and empty chunks, frames to send and chunks that were
-//! sent. Each frame is copied once between packet memory and the guest. The kernel does no work on such frames, so that
-//! checksums are finished and frames cut here.
+//! A program at the interface sends the frames of a queue to a socket of ours, which has packet memory of its own
+//! (UMEM) and four rings that it shares with the kernel: received frames and empty chunks, frames to send and chunks
+//! that were sent. Each frame is copied once between packet memory and the guest. The kernel does no work on such
+//! frames, so that checksums are finished and frames cut here.
 //!
 //! Whatever needs rights was opened before. An interface that goes down loses frames and nothing else; one that is
 //! deleted leaves a queue without a socket, until it is given another ([`XdpPort::connect`]).
@@ -30,8 +30,8 @@ pub use socket::{XdpError, XdpSocket};
 pub use steering::XdpSteering;
 pub use tx::XdpTx;
 
-/// The halves of queue number `queue`, which has no socket yet, and the way to give it one. `coalesce` says whether received
-/// packets are joined for a guest that takes such frames.
+/// The halves of queue number `queue`, which has no socket yet, and the way to give it one. `coalesce` says whether
+/// received packets are joined for a guest that takes such frames.
 ///
 /// # Errors
 /// When the kernel gives no epoll or timer.

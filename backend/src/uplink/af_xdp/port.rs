@@ -1,5 +1,5 @@
-//! What the two halves of a queue share, and what outlives its socket: when an interface goes and comes back, both halves
-//! find a new one here.
+//! What the two halves of a queue share, and what outlives its socket: when an interface goes and comes back, both
+//! halves find a new one here.
 
 #![forbid(unsafe_code)]
 

@@ -177,8 +177,8 @@ impl<T: Entry> Consumer<T> {
                 return None;
             }
         }
-        // SAFETY: the place lies in the ring, every pattern of bits is an entry, and the kernel filled it before it moved
-        // its index, and does not write to it again before it is given back.
+        // SAFETY: the place lies in the ring, every pattern of bits is an entry, and the kernel filled it before it
+        // moved its index, and does not write to it again before it is given back.
         Some(unsafe { self.ring.entry(self.next.wrapping_add(at)).read() })
     }
 

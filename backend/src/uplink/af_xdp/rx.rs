@@ -173,8 +173,8 @@ impl RxRings {
         self.groups.as_mut().is_some_and(|groups| groups.receive(frame))
     }
 
-    /// Takes a frame that lies in several chunks, of which `descriptor` is the first, and puts it together. Says whether
-    /// it is whole.
+    /// Takes a frame that lies in several chunks, of which `descriptor` is the first, and puts it together. Says
+    /// whether it is whole.
     #[cold]
     fn gather(&mut self, mut descriptor: Descriptor, frame: &mut Vec<u8>) -> bool {
         frame.clear();

@@ -1,5 +1,5 @@
-//! Sets an AF_XDP socket up (Linux, Documentation/networking/af_xdp.rst): packet memory, four rings, and the queue that it
-//! is bound to. The socket is open already: nothing here needs rights.
+//! Sets an AF_XDP socket up (Linux, Documentation/networking/af_xdp.rst): packet memory, four rings, and the queue that
+//! it is bound to. The socket is open already: nothing here needs rights.
 
 #![forbid(unsafe_code)]
 
@@ -23,13 +23,13 @@ use super::ring::{Consumer, Descriptor, Producer};
 use super::rx::RxRings;
 use super::tx::TxRings;
 
-/// Entries of the rings of each half, and its chunks. What is to be received must wait for the worker; what is sent leaves
-/// burst by burst.
+/// Entries of the rings of each half, and its chunks. What is to be received must wait for the worker; what is sent
+/// leaves burst by burst.
 const RX_SIZE: u32 = 2048;
 const TX_SIZE: u32 = 1024;
 
-/// Entries of the ring of empty chunks. The kernel tells of those that it took only after it has filled them, so that there may
-/// be twice as many as there are chunks.
+/// Entries of the ring of empty chunks. The kernel tells of those that it took only after it has filled them, so that
+/// there may be twice as many as there are chunks.
 const FILL_SIZE: u32 = 2 * RX_SIZE;
 
 /// Bytes that the kernel leaves free before each frame that it receives (`XDP_PACKET_HEADROOM`).
@@ -188,8 +188,8 @@ impl XdpSocket {
     }
 }
 
-/// Binds the socket to its queue in the best way that the kernel lets it. Says whether without copying, and whether frames
-/// may lie in several chunks.
+/// Binds the socket to its queue in the best way that the kernel lets it. Says whether without copying, and whether
+/// frames may lie in several chunks.
 fn bind(fd: &OwnedFd, interface: u32, queue: u32, zero_copy: Option<bool>) -> Result<(bool, bool), XdpError> {
     const NEED_WAKEUP: SocketAddrXdpFlags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
     const SG: SocketAddrXdpFlags = SocketAddrXdpFlags::XDP_USE_SG;
@@ -211,8 +211,8 @@ fn bind(fd: &OwnedFd, interface: u32, queue: u32, zero_copy: Option<bool>) -> Re
     Err(XdpError::Kernel { queue, what: "bind", source: last.into() })
 }
 
-/// Binds the socket, with patience: the kernel lets go of a queue some time after its socket was closed, as when a daemon
-/// takes the place of one that has just ended.
+/// Binds the socket, with patience: the kernel lets go of a queue some time after its socket was closed, as when a
+/// daemon takes the place of one that has just ended.
 fn bind_when_free(fd: &OwnedFd, address: &SocketAddrXdp) -> Result<(), Errno> {
     for _ in 0..BUSY_RETRIES {
         match rustix::net::bind(fd, address) {

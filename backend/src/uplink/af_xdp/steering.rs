@@ -14,7 +14,8 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 pub struct XdpSteering {
     /// The link that keeps the program at the interface.
     pub link: OwnedFd,
-    /// A packet socket that has the interface take frames in for the guest. With an address, frames to groups come over it.
+    /// A packet socket that has the interface take frames in for the guest. With an address, frames to groups come over
+    /// it.
     pub packets: Option<OwnedFd>,
     /// By queue: the socket that its frames go to.
     pub sockets: OwnedFd,
@@ -68,8 +69,8 @@ fn update<T>(map: BorrowedFd<'_>, queue: u32, value: &T) -> io::Result<()> {
 
 fn call(command: libc::c_int, entry: &Entry) -> io::Result<()> {
     let entry: *const Entry = entry;
-    // SAFETY: the kernel reads the entry, and from what its key and value point to as many bytes as the map was made with:
-    // four of the key, eight of a rule and four of a socket.
+    // SAFETY: the kernel reads the entry, and from what its key and value point to as many bytes as the map was made
+    // with: four of the key, eight of a rule and four of a socket.
     let status = unsafe { libc::syscall(libc::SYS_bpf, command, entry, size_of::<Entry>()) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

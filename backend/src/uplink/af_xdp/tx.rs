@@ -277,8 +277,8 @@ impl TxRings {
         taken
     }
 
-    /// Has the kernel send what is in the ring. It takes some dozens of packets a call, and before Linux 6.17 does not tell how
-    /// many while there are more: so it is asked as often as it may take.
+    /// Has the kernel send what is in the ring. It takes some dozens of packets a call, and before Linux 6.17 does not
+    /// tell how many while there are more: so it is asked as often as it may take.
     fn kick(&mut self) -> Taken {
         if self.socket.zero_copy && !self.tx.needs_wakeup() {
             return Taken::All;
