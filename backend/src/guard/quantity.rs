@@ -4,12 +4,29 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::words::from_string;
-
 /// A quantity of at least 1.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(try_from = "String")]
+#[serde(try_from = "InFile")]
 pub struct Quantity(pub u64);
+
+/// As it stands in a file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum InFile {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<InFile> for Quantity {
+    type Error = String;
+
+    fn try_from(value: InFile) -> Result<Self, String> {
+        match value {
+            InFile::Number(number) => number.to_string().parse(),
+            InFile::Text(text) => text.parse(),
+        }
+    }
+}
 
 impl FromStr for Quantity {
     type Err = String;
@@ -28,8 +45,6 @@ impl FromStr for Quantity {
     }
 }
 
-from_string!(Quantity);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +54,11 @@ mod tests {
         for (text, value) in [("1", 1), ("70", 70), ("5k", 5000), ("20M", 20_000_000), ("40G", 40_000_000_000)] {
             assert_eq!(text.parse(), Ok(Quantity(value)));
         }
+        for (toml, value) in [("rate = 5000", 5000), ("rate = '5k'", 5000)] {
+            let read: std::collections::HashMap<String, Quantity> = toml::from_str(toml).unwrap();
+            assert_eq!(read["rate"], Quantity(value));
+        }
+        assert!(toml::from_str::<std::collections::HashMap<String, Quantity>>("rate = 0").is_err());
         for text in ["", "0", "0k", "k", "-1", "1.5M", "5m", "1K", "99999999999G", "1é"] {
             assert!(text.parse::<Quantity>().unwrap_err().contains(text), "{text}");
         }
