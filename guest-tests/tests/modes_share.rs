@@ -60,7 +60,11 @@ fn a_trickle_from_a_flooded_guest_is_served() -> Result<()> {
         let (mut came, mut sent, mut waits) = (0u64, 0, Instant::now());
         tx.add(&[(at + 2048, 100)], false).context("the ring is full")?;
         while sent < 1000 || came < 100_000 {
-            while rx.take_used().is_some() {
+            // A ring's worth at most: the flood may never end.
+            for _ in 0..256 {
+                if rx.take_used().is_none() {
+                    break;
+                }
                 post(&mut rx)?;
                 came += 1;
             }
