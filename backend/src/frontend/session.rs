@@ -243,7 +243,6 @@ impl Session {
             features: self.features.unwrap_or(0) & !VhostUserVirtioFeatures::LOG_ALL.bits(),
             addresses: [setup.desc, setup.avail, setup.used],
             size: setup.size,
-            base: self.rings[at].base,
         });
         Some(record)
     }

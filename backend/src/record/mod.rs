@@ -11,11 +11,12 @@
 //! | 1 | the front end: process in the lower half, user in the upper |
 //! | 2 | features that the driver acknowledged |
 //! | 3, 4, 5 | guest addresses of the ring's parts |
-//! | 6 | where the front end said that it stands, in the lower half; entries, in the upper |
-//! | 7 | the version of this format |
+//! | 6 | where the front end said that it stands |
+//! | 7 | the version of this format; entries, in its bits 40 to 55 |
 //!
 //! The first word is written by the ring's worker, once a publish, in one store that no reader sees half of. The others say
-//! whose it is: they are written before the ring starts, while the first is 0. A line counts only if all of them match.
+//! whose it is: they are written before the ring starts, while the first is 0. A line counts only if all of them match;
+//! but a front end may have gone on from where it said that the ring stands (see [`resume`](crate::ring::resume)).
 
 mod line;
 
@@ -35,7 +36,10 @@ pub const LEN: usize = 4096;
 pub const RINGS: usize = LEN / (WORDS * size_of::<u64>());
 
 /// "vnicd" and the version of the format.
-const FORMAT: u64 = u64::from_le_bytes(*b"vnicd\0\0\x01");
+const FORMAT: u64 = u64::from_le_bytes(*b"vnicd\0\0\x02");
+
+/// The word that tells where the front end said that the ring stands.
+const TOLD: usize = 6;
 
 /// A front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ impl Peer {
     pub const UNKNOWN: Self = Self { pid: 0, uid: u32::MAX };
 }
 
-/// What a line is for. A front end that says something else has another ring, or knows better where it stands.
+/// What a line is for. A front end that says something else has another ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The front end.
@@ -62,16 +66,15 @@ pub struct Identity {
     pub addresses: [u64; 3],
     /// Entries.
     pub size: u16,
-    /// Where the front end says that the ring stands. One that lost its device says what it said before.
-    pub base: u32,
 }
 
 impl Identity {
-    fn words(&self) -> [u64; WORDS - 1] {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    /// The words of a line that say so, each with its number.
+    fn words(&self) -> [(usize, u64); WORDS - 2] {
         let [desc, avail, used] = self.addresses;
-        let peer = pair(self.peer.pid.cast_unsigned(), self.peer.uid);
-        [peer, self.features, desc, avail, used, pair(self.base, self.size.into()), FORMAT]
+        let peer = u64::from(self.peer.pid.cast_unsigned()) | u64::from(self.peer.uid) << 32;
+        let format = FORMAT | u64::from(self.size) << 40;
+        [(1, peer), (2, self.features), (3, desc), (4, avail), (5, used), (7, format)]
     }
 }
 
@@ -111,12 +114,28 @@ impl RingRecord {
     /// Begins to be the record of the ring that `identity` tells of. If it was that before, what it says still stands.
     pub fn begin(&self, identity: &Identity) {
         let words = identity.words();
-        if (1..).zip(words).all(|(at, word)| self.0.load(at) == word) {
+        if words.iter().all(|(at, word)| self.0.load(*at) == *word) {
             return;
         }
         self.forget();
-        for (at, word) in (1..).zip(words) {
+        for (at, word) in words {
             self.0.store(at, word);
+        }
+    }
+
+    /// Where the front end said that the ring stands when it last started. One that lost its device says the same again,
+    /// if it did not touch the ring itself.
+    #[must_use]
+    pub fn told(&self) -> u32 {
+        self.0.load(TOLD) as u32
+    }
+
+    /// Notes where the front end says that the ring stands. If it said something else before, what the record says stands
+    /// no more.
+    pub fn set_told(&self, base: u32) {
+        if self.told() != base {
+            self.forget();
+            self.0.store(TOLD, base.into());
         }
     }
 
@@ -151,7 +170,7 @@ mod tests {
 
     fn identity() -> Identity {
         let peer = Peer { pid: 17, uid: 1000 };
-        Identity { peer, features: 1 << 34, addresses: [0x1000, 0x2000, 0x3000], size: 256, base: 0x8000_8000 }
+        Identity { peer, features: 1 << 34, addresses: [0x1000, 0x2000, 0x3000], size: 256 }
     }
 
     #[test]
@@ -185,7 +204,6 @@ mod tests {
             Identity { addresses: [0x1000, 0x2010, 0x3000], ..same },
             Identity { addresses: [0x1000, 0x2000, 0x3010], ..same },
             Identity { size: 512, ..same },
-            Identity { base: 0x0001_0001, ..same },
         ];
         for other in others {
             ring.begin(&same);
@@ -197,6 +215,12 @@ mod tests {
             ring.begin(&same);
             assert_eq!(ring.stand(), None, "what another has begun is not gone back to");
         }
+        ring.set_told(0x8000_8000);
+        ring.set_stand(42);
+        ring.set_told(0x8000_8000);
+        assert_eq!((ring.stand(), ring.told()), (Some(42), 0x8000_8000));
+        ring.set_told(0x8001_8001);
+        assert_eq!((ring.stand(), ring.told()), (None, 0x8001_8001));
         ring.set_stand(42);
         ring.forget();
         assert_eq!(ring.stand(), None);

@@ -47,11 +47,8 @@ pub struct PackedRing {
 }
 
 impl PackedRing {
-    /// Sets up a ring in the memory of `table`. `base` tells where it stands (vhost-user, `VHOST_USER_SET_VRING_BASE`):
-    /// the place of the next available descriptor in the lower half, that of the next used one in the upper half.
-    ///
-    /// The ring goes on at the used place, so that what another back end had taken and not used is taken again. Some
-    /// front ends leave the upper half zero; then both places are the lower half.
+    /// Sets up a ring in the memory of `table`. `base` tells where it stands (vhost-user, `VHOST_USER_SET_VRING_BASE`): it
+    /// goes on at the place of the next used descriptor, in the upper half, or at that in the lower half if the upper is zero.
     ///
     /// # Errors
     /// When the size or the base is not allowed, or a part of the ring is not in guest memory or not aligned.
@@ -59,8 +56,7 @@ impl PackedRing {
         if setup.size == 0 || setup.size > MAX_QUEUE_SIZE {
             return Err(RingError::PackedSize(setup.size));
         }
-        let (avail, used) = (base as u16, (base >> 16) as u16);
-        let start = Place(if used == 0 { avail } else { used });
+        let start = Place::of_base(base);
         if start.index() >= setup.size {
             return Err(RingError::Base { base, size: setup.size });
         }
@@ -223,7 +219,7 @@ impl Virtqueue for PackedRing {
 
     /// The place of the first chain that is not completed, in both halves.
     fn base(&self) -> u32 {
-        u32::from(self.used.next.0) | u32::from(self.used.next.0) << 16
+        self.used.next.base()
     }
 
     fn taken(&self) -> &Taken {

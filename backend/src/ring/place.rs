@@ -11,6 +11,20 @@ pub(super) struct Place(pub(super) u16);
 impl Place {
     pub(super) const WRAP: u16 = 1 << 15;
 
+    /// Where a ring goes on by its base: the place of the next available descriptor in the lower half, that of the next
+    /// used one in the upper half (vhost-user, `VHOST_USER_SET_VRING_BASE`). That is the used place, so that what another
+    /// back end had taken and not used is taken again. Some front ends leave the upper half zero; then both places are the
+    /// lower half.
+    pub(super) fn of_base(base: u32) -> Self {
+        let (avail, used) = (base as u16, (base >> 16) as u16);
+        Self(if used == 0 { avail } else { used })
+    }
+
+    /// The base of a ring whose two places are this one.
+    pub(super) fn base(self) -> u32 {
+        u32::from(self.0) << 16 | u32::from(self.0)
+    }
+
     #[inline]
     pub(super) fn index(self) -> u16 {
         self.0 & !Self::WRAP

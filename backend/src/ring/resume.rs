@@ -10,6 +10,10 @@
 //!
 //! What the descriptors or the record tell of is not done again. Frames for the guest of which it is not known how much was
 //! written come to it as empty ones, which a driver drops.
+//!
+//! A front end may work on a ring that has lost its device: QEMU drops what the guest sends while the link is down. It
+//! begins where it said that the ring stands, as it knows nothing better, and says afterwards where that ended. So the
+//! device has to use all that is available up to where it began, and goes on where it ended.
 
 use std::sync::Arc;
 
@@ -22,16 +26,27 @@ use crate::memory::{Entries, MemoryTable};
 use crate::record::RingRecord;
 
 /// Finishes what the device of the ring that `record` tells of had begun: where the ring goes on (vhost-user,
-/// `VHOST_USER_SET_VRING_BASE`). None if the record tells nothing, or if the driver has reset the ring since.
-pub fn resume(table: &Arc<MemoryTable>, setup: &RingSetup, record: &RingRecord, log: Option<&RingLog>) -> Option<u32> {
+/// `VHOST_USER_SET_VRING_BASE`). None if the record tells nothing, or if the driver has reset the ring since, or if the
+/// front end, which says that the ring stands at `base`, knows better.
+pub fn resume(
+    table: &Arc<MemoryTable>,
+    setup: &RingSetup,
+    record: &RingRecord,
+    base: u32,
+    log: Option<&RingLog>,
+) -> Option<u32> {
     let stand = Stand::try_from(record.stand()?).ok()?;
     if !was_served(table, setup) {
         return None;
     }
     let desc = table.entries(setup.desc, setup.size.into(), 16).ok()?;
     let ring = Recovered { desc, setup, log };
-    let next = ring.finish(stand, record)?.0;
-    Some(u32::from(next) << 16 | u32::from(next))
+    let front_end = (base != record.told()).then(|| (Place::of_base(record.told()), Place::of_base(base)));
+    let next = match front_end {
+        None => ring.finish(stand, None, record),
+        Some((began, ended)) => ring.go_on_behind(stand, began, ended, record),
+    };
+    next.map(Place::base)
 }
 
 /// Whether a device has served this packed ring since its driver set it up: a device leaves no zeroes in its event area. It
@@ -61,8 +76,9 @@ enum Owner {
 }
 
 impl Recovered<'_> {
-    /// Finishes what was begun. Says where the ring stands then; nothing if it does not look like this ring.
-    fn finish(&self, stand: Stand, record: &RingRecord) -> Option<Place> {
+    /// Finishes what was begun before `limit`, beyond which another has worked. Says where the ring stands then; nothing
+    /// if it does not look like this ring.
+    fn finish(&self, stand: Stand, limit: Option<Place>, record: &RingRecord) -> Option<Place> {
         let Stand { next, published } = stand;
         let in_ring = |place: Place| place.index() < self.setup.size;
         if !in_ring(next) {
@@ -73,19 +89,62 @@ impl Recovered<'_> {
         {
             self.show(first, next, id);
         }
-        let Some((end, id)) = self.unrecorded(next) else { return Some(next) };
+        let Some((end, id)) = self.unrecorded(next, limit) else { return Some(next) };
         record.set_stand(Stand { next: end, published: Some((next, id)) }.into());
         self.show(next, end, id);
         Some(end)
     }
 
+    /// Finishes what the device had begun, where the front end has used what it found from `began` to `ended`. Says where
+    /// the ring stands then; nothing if that is not what it looks like.
+    fn go_on_behind(&self, stand: Stand, began: Place, ended: Place, record: &RingRecord) -> Option<Place> {
+        let size = self.setup.size;
+        if began.index() >= size || ended.index() >= size {
+            return None;
+        }
+        if began.since(stand.next, size) < size.into() {
+            let next = self.finish(stand, Some(began), record)?;
+            self.use_all(next, began)?;
+        } else {
+            // Where one used descriptor stands for many, the others look as if they were available still.
+            let next = self.finish(stand, None, record)?;
+            if next.since(ended, size) < next.since(began, size) {
+                return Some(next);
+            }
+        }
+        // It may have used the first chain of a burst that the device was about to show.
+        Some(self.used_end(ended, ended, None).unwrap_or(ended))
+    }
+
+    /// Uses all chains from `next` to `end`, where the front end began; none if that is not how the ring looks.
+    fn use_all(&self, next: Place, end: Place) -> Option<()> {
+        if next != end && self.owner(end) != Owner::Driver {
+            return None;
+        }
+        let (mut chains, mut at) = (Vec::new(), next);
+        while at != end {
+            let (id, behind) = self.chain(at, Some(end))?;
+            chains.push((at, id));
+            at = behind;
+        }
+        // The first one last: the driver looks at no other before it.
+        for (place, id) in chains.into_iter().rev() {
+            self.store(place, id);
+        }
+        Some(())
+    }
+
     /// Where the burst that begins at `first` ends, if there are used descriptors behind one that is available, and the
     /// id of its first chain.
-    fn unrecorded(&self, first: Place) -> Option<(Place, u16)> {
-        let (id, second) = self.chain(first)?;
+    fn unrecorded(&self, first: Place, limit: Option<Place>) -> Option<(Place, u16)> {
+        let (id, second) = self.chain(first, None)?;
+        Some((self.used_end(first, second, limit)?, id))
+    }
+
+    /// Where the last chain ends of which there is a used descriptor at `at` or behind it, at most once round from `first`.
+    fn used_end(&self, first: Place, mut at: Place, limit: Option<Place>) -> Option<Place> {
         let mut last = None;
-        let mut at = second;
-        while at.since(first, self.setup.size) < self.setup.size.into() {
+        while at.since(first, self.setup.size) < self.setup.size.into() && Some(at) != limit {
             match self.owner(at) {
                 Owner::Driver => last = Some(at),
                 Owner::Device => {}
@@ -96,15 +155,18 @@ impl Recovered<'_> {
         let last = last?;
         // The rest of its chain lies behind it as the driver left it, and ends with the buffer's id, as any chain does.
         let behind = last.after(1, self.setup.size);
-        let end = self.chain(behind).filter(|(id, _)| *id == self.second(last).id).map_or(behind, |(_, end)| end);
-        Some((end, id))
+        Some(self.chain(behind, None).filter(|(id, _)| *id == self.second(last).id).map_or(behind, |(_, end)| end))
     }
 
-    /// The buffer id of the chain at `first`, and the place behind it; none if no chain is available there.
-    fn chain(&self, first: Place) -> Option<(u16, Place)> {
+    /// The buffer id of the chain at `first`, and the place behind it; none if no chain is available there. If the front end
+    /// began at `began`, in the middle of the chain, it took the rest for a chain, which has the same id.
+    fn chain(&self, first: Place, began: Option<Place>) -> Option<(u16, Place)> {
         let mut at = first;
         for _ in 0..self.setup.size {
             let desc = self.second(at);
+            if Some(at) == began {
+                return Some((desc.id, at));
+            }
             if desc.owner(at) != Owner::Device {
                 return None;
             }

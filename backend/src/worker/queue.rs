@@ -93,7 +93,10 @@ impl Queue {
         self.was_enabled = self.enabled;
         self.set_err(fds.err);
         let RingStart { setup, base, log, record } = start;
-        let resumed = record.as_ref().and_then(|record| resume(memory, &setup, record, log.as_ref()));
+        let resumed = record.as_ref().and_then(|record| resume(memory, &setup, record, base, log.as_ref()));
+        if let Some(record) = &record {
+            record.set_told(base);
+        }
         if let Some(stand) = resumed {
             tracing::info!(queue = %self.id, "ring goes on where its record says: {stand:#x}, not {base:#x}");
         }

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::atomic::{Ordering, fence};
 
 use super::super::{Access, PackedRing, RingSetup};
-use super::guest::{AVAIL, DESC, Desc, Guest, INDIRECT, Part, RingDriver, USED, UnderWay, descs};
+use super::guest::{AVAIL, DESC, Desc, Guest, INDIRECT, NEXT, Part, RingDriver, USED, UnderWay, WRITE, descs};
 
 pub(super) const F_AVAIL: u16 = 1 << 7;
 pub(super) const F_USED: u16 = 1 << 15;
@@ -122,6 +122,29 @@ impl Driver {
             self.table.entries::<16>(DESC, self.size.into(), 16).unwrap().view().load_second_acquire(at.index.into());
         let flags = (rest >> 48) as u16;
         (flags & (F_AVAIL | F_USED) == at.used_flags()).then_some(((rest >> 32) as u16, rest as u32, flags))
+    }
+
+    /// The buffer id of the chain that is available at `at`, and the place behind it.
+    pub(super) fn available(&self, at: Cursor) -> Option<(u16, Cursor)> {
+        let table = self.table.entries::<16>(DESC, self.size.into(), 16).unwrap();
+        let mut end = at;
+        loop {
+            let rest = table.view().load_second_acquire(end.index.into());
+            let flags = (rest >> 48) as u16;
+            if flags & (F_AVAIL | F_USED) != end.avail_flags() {
+                return None;
+            }
+            end = end.next(self.size);
+            if flags & NEXT == 0 {
+                return Some(((rest >> 32) as u16, end));
+            }
+        }
+    }
+
+    /// Uses the chain at `at` in the device's place, with nothing written to it.
+    pub(super) fn write_used(&self, at: Cursor, id: u16, is_for_writing: bool) {
+        let flags = at.used_flags() | if is_for_writing { WRITE } else { 0 };
+        self.desc(at.index, Desc { address: 0, len: 0, flags, number: id });
     }
 
     /// Writes the driver's event area.

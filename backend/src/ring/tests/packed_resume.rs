@@ -8,8 +8,10 @@ use super::guest::{AVAIL, BUFFERS, DESC, RingDriver, USED, WRITE};
 use super::packed_driver::{Cursor, Driver};
 use crate::record::{Identity, Peer, Records, RingRecord};
 
-const IDENTITY: Identity =
-    Identity { peer: Peer::UNKNOWN, features: 0, addresses: [DESC, AVAIL, USED], size: 7, base: 0x8000_8000 };
+const IDENTITY: Identity = Identity { peer: Peer::UNKNOWN, features: 0, addresses: [DESC, AVAIL, USED], size: 7 };
+
+/// Where a new ring stands.
+const NEW: u32 = 0x8000_8000;
 
 /// Where a device is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +38,21 @@ struct Life {
     kill: Kill,
     /// Whether the driver looks before the next device starts, and offers more.
     goes_on: bool,
+    /// Whether the front end then drops what it finds in the ring, as QEMU does.
+    drops: bool,
+}
+
+/// What a front end knows of a ring that has lost its device: where it said itself that the ring stands.
+struct FrontEnd(Cursor);
+
+impl FrontEnd {
+    /// Uses all that is available where it believes the ring to stand.
+    fn drop_all(&mut self, driver: &Driver, setup: &RingSetup) {
+        while let Some((id, end)) = driver.available(self.0) {
+            driver.write_used(self.0, id, setup.access == Access::Write);
+            self.0 = end;
+        }
+    }
 }
 
 fn record() -> RingRecord {
@@ -44,8 +61,9 @@ fn record() -> RingRecord {
     record
 }
 
-fn start(driver: &Driver, setup: RingSetup, record: &RingRecord) -> PackedRing {
-    let base = resume(&driver.table, &setup, record, None).unwrap_or_else(|| driver.start());
+fn start(driver: &Driver, setup: RingSetup, record: &RingRecord, told: u32) -> PackedRing {
+    let base = resume(&driver.table, &setup, record, told, None).unwrap_or(told);
+    record.set_told(told);
     let mut ring = PackedRing::new(&driver.table, setup, base).unwrap();
     ring.suppress_kicks();
     ring.set_record(record.clone());
@@ -76,9 +94,15 @@ fn complete(ring: &mut PackedRing, chains: u8) -> usize {
     n
 }
 
-fn live(driver: &mut Driver, setup: RingSetup, record: &RingRecord, life: &Life, expected: &mut Vec<u16>) {
+fn live(
+    (driver, front_end): (&mut Driver, &mut FrontEnd),
+    setup: RingSetup,
+    record: &RingRecord,
+    life: &Life,
+    expected: &mut Vec<u16>,
+) {
     expected.extend(offer(driver, &setup, &life.offered));
-    let mut ring = start(driver, setup, record);
+    let mut ring = start(driver, setup, record, front_end.0.base());
     for burst in &life.bursts {
         complete(&mut ring, *burst);
         ring.publish();
@@ -104,6 +128,9 @@ fn live(driver: &mut Driver, setup: RingSetup, record: &RingRecord, life: &Life,
         reap(driver, &setup, expected);
         expected.extend(offer(driver, &setup, &life.offered));
     }
+    if life.drops {
+        front_end.drop_all(driver, &setup);
+    }
 }
 
 /// Takes back what the device used: the oldest chains, each once.
@@ -122,13 +149,20 @@ fn lives() -> impl Strategy<Value = Vec<Life>> {
     let chain = prop_oneof![4 => Just(Some(1)), 2 => (2u8..4).prop_map(Some), 1 => Just(None)];
     let offered = prop::collection::vec(chain, 0..6);
     let kill = prop::sample::select(vec![Kill::Taken, Kill::Completed, Kill::Recorded, Kill::Shown]);
-    let life = (offered, prop::collection::vec(1u8..5, 0..4), 1u8..6, kill, any::<bool>());
-    let life = life.prop_map(|(offered, bursts, last, kill, goes_on)| Life { offered, bursts, last, kill, goes_on });
+    let life = (offered, prop::collection::vec(1u8..5, 0..4), 1u8..6, kill, any::<(bool, bool)>());
+    let life = life.prop_map(|(offered, bursts, last, kill, (goes_on, drops))| Life {
+        offered,
+        bursts,
+        last,
+        kill,
+        goes_on,
+        drops,
+    });
     prop::collection::vec(life, 1..20)
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(cases(4000))]
 
     #[test]
     fn every_chain_comes_back_once_and_in_order_however_often_the_device_is_killed(
@@ -142,12 +176,12 @@ proptest! {
         let access = if writes { Access::Write } else { Access::Read };
         let setup = RingSetup { in_order, ..driver.setup(access, event_idx) };
         let record = record();
-        let mut expected = Vec::new();
+        let (mut expected, mut front_end) = (Vec::new(), FrontEnd(Cursor::FIRST));
         for life in &lives {
-            live(&mut driver, setup, &record, life, &mut expected);
+            live((&mut driver, &mut front_end), setup, &record, life, &mut expected);
         }
         // The last one is not killed.
-        let mut ring = start(&driver, setup, &record);
+        let mut ring = start(&driver, setup, &record, front_end.0.base());
         while complete(&mut ring, 3) > 0 {
             ring.publish();
         }
@@ -162,18 +196,18 @@ fn a_ring_that_its_driver_has_reset_is_not_gone_on_with() {
         let mut driver = Driver::new(7, Cursor::FIRST);
         let setup = driver.setup(Access::Read, event_idx);
         let record = record();
-        assert_eq!(resume(&driver.table, &setup, &record, None), None, "nothing was recorded");
-        let mut ring = start(&driver, setup, &record);
+        assert_eq!(resume(&driver.table, &setup, &record, NEW, None), None, "nothing was recorded");
+        let mut ring = start(&driver, setup, &record, NEW);
         offer(&mut driver, &setup, &[Some(1); 3]);
         complete(&mut ring, 3);
         ring.publish();
-        assert_eq!(resume(&driver.table, &setup, &record, None), Some(0x8003_8003));
+        assert_eq!(resume(&driver.table, &setup, &record, NEW, None), Some(0x8003_8003));
         // Armed, as a worker that sleeps leaves it.
         assert!(!ring.arm_kicks().unwrap());
-        assert_eq!(resume(&driver.table, &setup, &record, None), Some(0x8003_8003), "event_idx {event_idx}");
+        assert_eq!(resume(&driver.table, &setup, &record, NEW, None), Some(0x8003_8003), "event_idx {event_idx}");
         // A new ring, in the same place of a guest that was booted anew.
         driver.write(USED, [0; 4]);
-        assert_eq!(resume(&driver.table, &setup, &record, None), None, "event_idx {event_idx}");
+        assert_eq!(resume(&driver.table, &setup, &record, NEW, None), None, "event_idx {event_idx}");
     }
 }
 
@@ -182,13 +216,13 @@ fn a_record_that_makes_no_sense_moves_nothing() {
     let mut driver = Driver::new(7, Cursor::FIRST);
     let setup = driver.setup(Access::Write, true);
     let record = record();
-    drop(start(&driver, setup, &record));
+    drop(start(&driver, setup, &record, NEW));
     offer(&mut driver, &setup, &[Some(1); 7]);
     let words = |driver: &Driver| (0..7).map(|at| driver.read::<16>(DESC + 16 * at)).collect::<Vec<_>>();
     let before = words(&driver);
     for stand in [1, 1 << 48 | 7, 2 << 48 | 0x7fff, 3 << 48, u64::MAX] {
         record.set_stand(stand);
-        assert_eq!(resume(&driver.table, &setup, &record, None), None, "{stand:#x}");
+        assert_eq!(resume(&driver.table, &setup, &record, NEW, None), None, "{stand:#x}");
         assert_eq!(words(&driver), before, "{stand:#x}");
     }
 }
