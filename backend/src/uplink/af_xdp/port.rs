@@ -45,6 +45,8 @@ struct State {
     steering: Option<Arc<XdpSteering>>,
     /// How many are using the queue now.
     users: u32,
+    /// Whoever receives looks all the time.
+    is_polled: bool,
 }
 
 impl XdpPort {
@@ -74,9 +76,9 @@ impl XdpPort {
         let kernel = |what| move |source| XdpError::Kernel { queue, what, source };
         let (socket, tx, mut rx) = socket.bind()?;
         rx.groups = steering.as_ref().filter(|_| takes_groups).and_then(Groups::of);
-        let watched = [Some(socket.as_fd()), rx.groups.as_ref().and_then(Groups::socket)];
-        watched.into_iter().flatten().try_for_each(|fd| self.watch(fd)).map_err(kernel("watch"))?;
         let mut state = self.lock();
+        let watched = [Some(socket.as_fd()).filter(|_| !state.is_polled), rx.groups.as_ref().and_then(Groups::socket)];
+        watched.into_iter().flatten().try_for_each(|fd| self.watch(fd)).map_err(kernel("watch"))?;
         if state.users > 0
             && let Some(steering) = &steering
         {
@@ -95,6 +97,23 @@ impl XdpPort {
     /// Has frames that wait in `socket` make the port readable.
     fn watch(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::add(&self.frames, socket, EventData::new_u64(0), EventFlags::IN)?)
+    }
+
+    /// Notes whether whoever receives looks all the time. The kernel tells an epoll of every frame that was sent, too,
+    /// whether anybody sleeps there or not: so nobody listens while nobody sleeps.
+    pub(super) fn set_polled(&self, is_polled: bool) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.is_polled != is_polled
+            && let Some(socket) = &state.socket
+        {
+            if is_polled {
+                epoll::delete(&self.frames, socket.as_fd())?;
+            } else {
+                self.watch(socket.as_fd())?;
+            }
+        }
+        state.is_polled = is_polled;
+        Ok(())
     }
 
     /// One more or one less uses the queue: frames come to its socket while anybody does.

@@ -214,6 +214,11 @@ impl XdpRx {
     /// Whether the worker looks all the time.
     pub(in crate::uplink) fn set_polling(&mut self, on: bool) {
         self.is_polling = on;
+        if !self.is_beside
+            && let Err(e) = self.port.set_polled(on)
+        {
+            tracing::error!("an AF_XDP socket cannot be watched: {e}");
+        }
     }
 
     /// Throws away what waits.
