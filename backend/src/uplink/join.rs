@@ -11,7 +11,7 @@ use crate::offload::{Coalescer, Frames, Joined, NetHeader, Offloads, Out, PEEK, 
 /// What takes frames one by one.
 pub(super) trait Sink {
     /// Sends a frame.
-    fn send(&mut self, frame: TxFrame<'_>) -> Sent;
+    fn send(&mut self, frame: &TxFrame<'_>) -> Sent;
 
     /// Sends several frames of a burst as one.
     fn send_joined(&mut self, joined: &Joined<'_>, burst: &TxBurst<'_>) -> Sent;

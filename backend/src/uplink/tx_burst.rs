@@ -123,7 +123,7 @@ impl<'a> TxBurst<'a> {
 
     /// Sends frame after frame by `send`.
     #[inline]
-    pub(super) fn each(&self, mut send: impl FnMut(TxFrame<'a>) -> Sent) -> Progress {
+    pub(super) fn each(&self, mut send: impl FnMut(&TxFrame<'a>) -> Sent) -> Progress {
         let mut progress = Progress::default();
         let (mut bytes, mut more_segments) = (0, 0);
         for at in 0..self.frames.len() {
@@ -152,7 +152,7 @@ impl<'a> TxBurst<'a> {
 impl TxFrame<'_> {
     /// Sends it by `send`. A chain may name gigabytes, the same ones again and again; no uplink copies that.
     #[inline]
-    pub(super) fn send_by(self, send: impl FnOnce(Self) -> Sent) -> Sent {
+    pub(super) fn send_by(&self, send: impl FnOnce(&Self) -> Sent) -> Sent {
         if self.len > MAX_FRAME { Sent::Refused } else { send(self) }
     }
 

@@ -150,7 +150,7 @@ impl Loader<'_> {
 
 impl Sink for Loader<'_> {
     #[inline]
-    fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+    fn send(&mut self, frame: &TxFrame<'_>) -> Sent {
         if self.is_full() {
             return Sent::Full;
         }

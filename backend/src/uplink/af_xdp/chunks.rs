@@ -11,23 +11,25 @@ use super::area::Area;
 #[derive(Debug)]
 pub(super) struct Chunks {
     memory: Arc<Area>,
-    size: usize,
+    /// Bits of a place in a chunk: a chunk of every packet is looked up, and a division is dear.
+    bits: u32,
     range: Range<usize>,
 }
 
 impl Chunks {
-    /// The first `count` chunks of `size` bytes of `memory`, and the others.
+    /// The first `count` chunks of `size` bytes of `memory`, and the others. `size` is a power of two.
     pub(super) fn split(memory: Area, size: usize, count: usize) -> (Self, Self) {
-        let end = memory.len() / size.max(1);
+        let bits = size.trailing_zeros();
+        let end = memory.len() >> bits;
         let first = count.min(end);
         let memory = Arc::new(memory);
-        (Self { memory: memory.clone(), size, range: 0..first }, Self { memory, size, range: first..end })
+        (Self { memory: memory.clone(), bits, range: 0..first }, Self { memory, bits, range: first..end })
     }
 
     /// Bytes of a chunk.
     #[inline]
     pub(super) fn size(&self) -> usize {
-        self.size
+        1 << self.bits
     }
 
     pub(super) fn count(&self) -> usize {
@@ -36,22 +38,22 @@ impl Chunks {
 
     /// Addresses of all chunks, as the kernel counts them: in bytes from the start of the memory.
     pub(super) fn addresses(&self) -> impl Iterator<Item = u64> + use<> {
-        let size = self.size;
-        self.range.clone().map(move |number| (number * size) as u64)
+        let bits = self.bits;
+        self.range.clone().map(move |number| (number << bits) as u64)
     }
 
     /// Address of the chunk that `addr` lies in, if it is one of these.
     #[inline]
     pub(super) fn chunk_of(&self, addr: u64) -> Option<u64> {
-        let number = usize::try_from(addr).ok()? / self.size;
-        self.range.contains(&number).then_some((number * self.size) as u64)
+        let number = usize::try_from(addr).ok()? >> self.bits;
+        self.range.contains(&number).then_some((number << self.bits) as u64)
     }
 
     /// Where the `len` bytes at `addr` are, if one of these chunks holds them all.
     #[inline]
     fn place(&self, addr: u64, len: usize) -> Option<*mut u8> {
         let offset = (addr - self.chunk_of(addr)?) as usize;
-        (len <= self.size - offset).then(|| self.memory.start().wrapping_add(addr as usize))
+        (len <= self.size() - offset).then(|| self.memory.start().wrapping_add(addr as usize))
     }
 
     /// The `len` bytes at `addr`, if one of these chunks holds them all.

@@ -10,6 +10,7 @@
 
 mod area;
 mod batch;
+mod budget;
 mod chunks;
 mod groups;
 mod port;

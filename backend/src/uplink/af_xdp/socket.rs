@@ -18,6 +18,7 @@ use rustix::net::xdp::{
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::area::Area;
+use super::budget;
 use super::chunks::Chunks;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::rx::RxRings;
@@ -169,6 +170,8 @@ impl XdpSocket {
             .and_then(|()| sockopt::set_xdp_rx_ring_size(&fd, RX_SIZE))
             .and_then(|()| sockopt::set_xdp_tx_ring_size(&fd, TX_SIZE));
         sizes.map_err(kernel("make the rings of"))?;
+        // A call costs the same for one as for many. Before Linux 6.17 it takes 32 at most.
+        let _ = budget::set(&fd, TX_SIZE);
         let offsets = sockopt::xdp_mmap_offsets(&fd).map_err(kernel("find the rings of"))?;
         let unmapped = |source| XdpError::Kernel { queue, what: "map the rings of", source };
         let fill = Producer::map(fd.as_fd(), XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, FILL_SIZE).map_err(unmapped)?;

@@ -175,7 +175,7 @@ impl TxRings {
     }
 
     #[inline]
-    fn put(&mut self, frame: TxFrame<'_>, gathered: &mut Vec<u8>) -> Sent {
+    fn put(&mut self, frame: &TxFrame<'_>, gathered: &mut Vec<u8>) -> Sent {
         if frame.len < LINK_LEN {
             return Sent::Refused;
         }

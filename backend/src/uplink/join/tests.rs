@@ -36,7 +36,7 @@ impl Script {
 }
 
 impl Sink for Script {
-    fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+    fn send(&mut self, frame: &TxFrame<'_>) -> Sent {
         let mut number = [0; 2];
         frame.copy(frame.len - 2, &mut number);
         self.settle(&[u16::from_be_bytes(number)], true)

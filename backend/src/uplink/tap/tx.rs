@@ -70,7 +70,7 @@ impl TapTx {
 
 impl Sink for Writer {
     #[inline]
-    fn send(&mut self, frame: TxFrame<'_>) -> Sent {
+    fn send(&mut self, frame: &TxFrame<'_>) -> Sent {
         self.iovecs.clear();
         if frame.len > SMALL_FRAME {
             self.iovecs.push(iovec_of(&frame.header.0));
