@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// The output could not be written.
     #[error("cannot print: {0}")]
     Output(io::Error),
+    /// Something is wrong with a set-up, which was told already.
+    #[error("{0} at fault: see above")]
+    Faults(usize),
     /// The screen cannot be shown.
     #[error("{0}")]
     Top(String),

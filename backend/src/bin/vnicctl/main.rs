@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod doctor;
 mod events;
 mod map;
 mod mode;
@@ -53,6 +54,8 @@ enum Command {
     Stats(stats::Args),
     /// Print a line for each change of a mode, until it is interrupted
     Events(events::Args),
+    /// Explain why a set-up does not work: rights, uplinks, sockets, memory, the daemon
+    Doctor(doctor::Args),
     /// Show modes, rates and latencies of all queues, second by second
     Top(top::Options),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Mode(command) => mode::run(&daemon, command),
         Command::Stats(args) => stats::run(&daemon, &args),
         Command::Events(args) => events::run(&daemon, &args),
+        Command::Doctor(args) => doctor::run(&daemon, &args),
         Command::Top(options) => show_top(&options, daemon),
     };
     match done {

@@ -74,7 +74,7 @@ impl Sink for Writer {
         self.iovecs.clear();
         if frame.len > SMALL_FRAME {
             self.iovecs.push(iovec_of(&frame.header.0));
-            self.push(&frame, 0..frame.len);
+            self.push(frame, 0..frame.len);
         }
         if frame.len <= SMALL_FRAME || self.iovecs.len() > MAX_IOVECS {
             // The judged header takes the place of the guest's, and both go out in one piece.
