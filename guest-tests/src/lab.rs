@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::assets::Qemu;
 use crate::guest::{Guest, GuestProcess, Nic};
 use crate::netns::NetNs;
+use crate::patience::Patience;
 use crate::process::Process;
 use crate::tools::READY;
 use crate::transfer::{self, Side};
@@ -145,9 +146,9 @@ pub fn address_guest(guest: &Guest) -> Result<()> {
 
 /// Waits until `probe` says yes.
 pub fn eventually(what: &str, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + EVENTUALLY;
+    let mut patience = Patience::new(EVENTUALLY);
     while !probe()? {
-        if Instant::now() > deadline {
+        if patience.is_over() {
             bail!("not within {EVENTUALLY:?}: {what}");
         }
         thread::sleep(Duration::from_millis(5));

@@ -3,7 +3,9 @@
 //! One side pushes lines and closes the log, others wait for a line or read what is there.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::patience::Patience;
 
 /// Where a line was printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ impl Lines {
     }
 
     fn wait_until<T>(&self, timeout: Duration, mut probe: impl FnMut(&State) -> Option<T>) -> Result<T, NoLine> {
-        let deadline = Instant::now() + timeout;
+        let mut patience = Patience::new(timeout);
         let mut state = self.state();
         loop {
             if let Some(found) = probe(&state) {
@@ -96,11 +98,11 @@ impl Lines {
             if state.closed {
                 return Err(NoLine::Closed);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let nap = patience.nap();
+            if nap.is_zero() {
                 return Err(NoLine::TimedOut);
             }
-            state = self.0.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.0.1.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

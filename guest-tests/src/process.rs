@@ -6,13 +6,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
 use crate::lines::{Lines, NoLine, Stream};
+use crate::patience::Patience;
 use crate::spawn::{die_with_parent, spawn};
 
 /// No child lives longer than this unless it was asked for.
@@ -111,14 +112,14 @@ impl Process {
 
     /// Waits until it ends by itself.
     pub fn wait(&self, timeout: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + timeout;
+        let mut patience = Patience::new(timeout);
         loop {
             if let Some(status) = self.try_status()? {
                 // What it printed last is read before the status is told.
                 let _ = self.lines.wait_closed(Duration::from_secs(1));
                 return Ok(status);
             }
-            if Instant::now() > deadline {
+            if patience.is_over() {
                 bail!("{} did not end within {timeout:?}\n{}", self.name, self.tail());
             }
             thread::sleep(Duration::from_millis(5));

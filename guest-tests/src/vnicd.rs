@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::assets;
 use crate::control::Control;
 use crate::lab::eventually;
 use crate::netns::NetNs;
+use crate::patience::Patience;
 use crate::process::{LIFETIME, Output, Process};
 use crate::spawn::pass_fd;
 use crate::usage::{Spent, Usage};
@@ -282,7 +283,7 @@ impl VnicdBuilder<'_> {
 
 impl Vnicd {
     fn wait_until_listening(&self, silent: bool) -> Result<()> {
-        let start = Instant::now();
+        let mut patience = Patience::new(START);
         let says_so = || silent || self.process.lines().contains("listening on");
         while !(listens(self.pid(), &self.socket) && says_so()) {
             if self.process.try_status()?.is_some() {
@@ -290,7 +291,7 @@ impl Vnicd {
                 let status = self.process.wait(Duration::from_secs(1))?;
                 bail!("vnicd ended ({status}) before it listened\n{}", self.process.tail());
             }
-            if start.elapsed() > START {
+            if patience.is_over() {
                 bail!("vnicd does not listen on {} after {START:?}\n{}", self.socket.display(), self.process.tail());
             }
             std::thread::sleep(Duration::from_millis(2));

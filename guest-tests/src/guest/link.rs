@@ -6,11 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::lines::{Lines, Stream};
+use crate::patience::Patience;
 use crate::protocol::{Event, Request};
 
 /// A command in the guest, as far as events have told.
@@ -111,11 +112,11 @@ impl Link {
 
 /// Connects to a socket that may not be there yet.
 pub(crate) fn connect(path: &Path, timeout: Duration) -> Result<UnixStream> {
-    let deadline = Instant::now() + timeout;
+    let mut patience = Patience::new(timeout);
     loop {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() > deadline => {
+            Err(error) if patience.is_over() => {
                 return Err(error).with_context(|| format!("QEMU does not listen on {}", path.display()));
             }
             Err(_) => thread::sleep(Duration::from_millis(2)),

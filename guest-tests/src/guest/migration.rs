@@ -1,11 +1,12 @@
 //! Moves a running guest into another QEMU.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Guest, GuestBuilder};
+use crate::patience::Patience;
 
 /// How long a migration may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,13 +36,13 @@ impl Guest {
         let parameters = json!({ "max-bandwidth": 10u64 << 30, "downtime-limit": 300 });
         self.qmp(json!({ "execute": "migrate-set-parameters", "arguments": parameters }))?;
         self.qmp(json!({ "execute": "migrate", "arguments": { "uri": uri } }))?;
-        let begun = Instant::now();
+        let mut patience = Patience::new(PATIENCE);
         let done = loop {
             let told = self.qmp(json!({ "execute": "query-migrate" }))?;
             match told["status"].as_str() {
                 Some("completed") => break told,
                 Some("failed" | "cancelled") => bail!("the migration failed: {told}"),
-                _ if begun.elapsed() > PATIENCE => bail!("no end of the migration within {PATIENCE:?}: {told}"),
+                _ if patience.is_over() => bail!("no end of the migration within {PATIENCE:?}: {told}"),
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         };
@@ -57,9 +58,9 @@ impl Guest {
     }
 
     fn wait_running(&self) -> Result<()> {
-        let begun = Instant::now();
+        let mut patience = Patience::new(PATIENCE);
         while self.qmp(json!({ "execute": "query-status" }))?["status"] != "running" {
-            if begun.elapsed() > PATIENCE {
+            if patience.is_over() {
                 bail!("the guest that was migrated does not run\n{}", self.qemu.tail());
             }
             std::thread::sleep(Duration::from_millis(1));

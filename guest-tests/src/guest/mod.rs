@@ -11,7 +11,7 @@ mod qmp;
 mod slots;
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ pub use qemu::{Accel, accel};
 pub use slots::{SLOTS, Slots};
 
 use crate::lines::{Lines, NoLine, Stream};
+use crate::patience::Patience;
 use crate::process::{Output, Process, Signal};
 use link::{Job, Link};
 use qmp::Qmp;
@@ -146,14 +147,14 @@ impl Guest {
 
     /// Waits until the guest has booted `boots` times in all.
     pub fn wait_boots(&self, boots: u64) -> Result<()> {
-        let deadline = Instant::now() + self.boot_timeout;
+        let mut patience = Patience::new(self.boot_timeout);
         while !self.link.wait_boots(boots, Duration::from_millis(50)) {
             let why = if let Some(status) = self.qemu.try_status()? {
                 let _ = self.qemu.wait(Duration::from_secs(1));
                 format!("QEMU ended ({status})")
             } else if self.console().contains("Kernel panic") {
                 "its kernel panicked".into()
-            } else if Instant::now() > deadline {
+            } else if patience.is_over() {
                 format!("not within {:?}", self.boot_timeout)
             } else {
                 continue;
