@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::link::Link;
 use super::qemu::{self, Machine};
-use super::{Accel, Guest, Nic, Slots, initramfs};
+use super::{Accel, Dimm, Guest, Nic, Slots, initramfs};
 use crate::assets::{Kernel, Qemu};
 use crate::netns::NetNs;
 use crate::process::{LIFETIME, Process};
@@ -19,6 +19,7 @@ pub struct GuestBuilder<'a> {
     kernel: Kernel,
     accel: Option<Accel>,
     memory_mib: u32,
+    dimms: Option<&'a [Dimm]>,
     cpus: u16,
     private_memory: bool,
     nics: Vec<Nic>,
@@ -37,6 +38,7 @@ impl<'a> GuestBuilder<'a> {
             kernel: Kernel::Stock,
             accel: None,
             memory_mib: 256,
+            dimms: None,
             cpus: 1,
             private_memory: false,
             nics: Vec::new(),
@@ -70,6 +72,12 @@ impl<'a> GuestBuilder<'a> {
     /// Its memory.
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Leaves room for memory to be plugged in ([`Guest::plug`]), and begins with these.
+    pub fn dimms(mut self, dimms: &'a [Dimm]) -> Self {
+        self.dimms = Some(dimms);
         self
     }
 
@@ -151,6 +159,7 @@ impl<'a> GuestBuilder<'a> {
             initramfs,
             accel,
             memory_mib: self.memory_mib,
+            dimms: self.dimms,
             cpus: self.cpus,
             shared_memory: !self.private_memory,
             nics: &self.nics,

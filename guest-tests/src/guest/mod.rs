@@ -1,6 +1,7 @@
 //! Guests: QEMU with Debian's kernel and an agent that runs shell lines.
 
 mod builder;
+mod dimms;
 mod initramfs;
 mod link;
 mod migration;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use builder::GuestBuilder;
+pub use dimms::{Dimm, Zone};
 pub use migration::Migration;
 pub use netboot::netboot;
 pub use nic::Nic;

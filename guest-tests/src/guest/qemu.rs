@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::assets::{self, Kernel, Qemu};
+use crate::guest::dimms::{self, Dimm};
 use crate::guest::{Guest, Nic};
 use crate::netns::NetNs;
 
@@ -92,6 +93,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) initramfs: PathBuf,
     pub(crate) accel: Accel,
     pub(crate) memory_mib: u32,
+    pub(crate) dimms: Option<&'a [Dimm]>,
     pub(crate) cpus: u16,
     pub(crate) shared_memory: bool,
     pub(crate) nics: &'a [Nic],
@@ -112,10 +114,15 @@ impl Machine<'_> {
             Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
         };
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc"]).args(accel);
-        command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(format!("{memory}M"));
+        command.arg("-smp").arg(self.cpus.to_string()).arg("-m");
+        match self.dimms {
+            None => command.arg(format!("{memory}M")),
+            Some(_) => command.arg(format!("{memory}M,{}", dimms::room(memory))),
+        };
         if self.shared_memory {
             command.args(shared_memory(memory));
         }
+        command.args(self.dimms.unwrap_or_default().iter().flat_map(Dimm::args));
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.arg("-chardev").arg(self.socket("agent")).args(["-serial", "chardev:agent"]);
         command.arg("-chardev").arg(self.socket("qmp")).args(["-mon", "chardev=qmp,mode=control"]);
