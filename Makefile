@@ -6,9 +6,11 @@ AF_XDP_PAIRS ?= 5
 RING_PAIRS ?= 9
 
 SECONDS ?= 60
+MINUTES ?= 60
+SEED ?=
 
 .PHONY: all demo test bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
-	bench-modes-guest check clean miri fuzz
+	bench-modes-guest check clean miri fuzz soak
 
 all:
 	cargo build --release -p vnicd
@@ -60,6 +62,11 @@ bench-modes:
 # The modes in a guest whose processor shares its core with the worker: TCP both ways. Takes 5 minutes.
 bench-modes-guest:
 	@scripts/bench modes-guest
+
+# Guests and virtio-user clients with traffic that is checked, on daemons that are killed, while guests migrate, front ends
+# come back, and memory, queues and modes change: for so many minutes, then a report. SEED=N repeats a run's events.
+soak:
+	@scripts/soak $(MINUTES) $(SEED)
 
 # Every fuzz target for so many seconds: hostile rings, hostile messages. See backend/fuzz/README.md.
 fuzz:

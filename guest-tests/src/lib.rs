@@ -38,6 +38,7 @@ pub mod packets;
 pub mod patience;
 pub mod process;
 pub mod protocol;
+pub mod soak;
 pub mod spawn;
 pub mod streams;
 pub mod testpmd;

@@ -22,6 +22,9 @@ pub const LIFETIME: Duration = Duration::from_secs(300);
 /// How long a child may take to follow SIGTERM when nothing else is said.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a child may take to be gone after SIGKILL: one of low priority waits for a processor even for that.
+const KILLED: Duration = Duration::from_secs(60);
+
 /// How a command ended and what it printed, on the host or in a guest.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -151,7 +154,7 @@ impl Process {
     /// SIGKILL. Returns how it ended.
     pub fn kill(&self) -> Result<ExitStatus> {
         self.signal(Signal::KILL)?;
-        self.wait(GRACE)
+        self.wait(KILLED)
     }
 
     /// The last lines of both streams, for a failure message.

@@ -112,12 +112,13 @@ impl Streams {
 }
 
 /// Starts a tool in the guest that outlives the command.
-fn start_inside(inside: &Guest, name: &str, line: &str) -> Result<()> {
+pub(crate) fn start_inside(inside: &Guest, name: &str, line: &str) -> Result<()> {
     inside.run_ok(&format!("setsid tool {line} > /tmp/{name} 2> /tmp/{name}.error < /dev/null &")).map(drop)
 }
 
-fn wait_ready(inside: &Guest, name: &str) -> Result<()> {
-    inside.run_ok(&format!("until grep -q {READY} /tmp/{name}; do sleep 0.02; done")).map(drop)
+pub(crate) fn wait_ready(inside: &Guest, name: &str) -> Result<()> {
+    let failed = format!("test -s /tmp/{name}.error && cat /tmp/{name}.error >&2 && exit 1");
+    inside.run_ok(&format!("until grep -q {READY} /tmp/{name}; do {failed}; sleep 0.02; done")).map(drop)
 }
 
 fn report_of<T: DeserializeOwned>(inside: &Guest, name: &str) -> Result<T> {

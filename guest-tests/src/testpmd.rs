@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -48,6 +49,7 @@ pub struct TestpmdBuilder {
     rx_offloads: &'static [&'static str],
     ring_size: u16,
     server: bool,
+    lifetime: Duration,
 }
 
 /// A running testpmd that forwards nothing yet; it is killed when this value is dropped.
@@ -103,6 +105,12 @@ impl TestpmdBuilder {
         self.device("server=1")
     }
 
+    /// How long it may run at most.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
     /// Starts it and waits for its prompt: both ports are started, nothing is forwarded.
     pub fn start(&self) -> Result<Testpmd> {
         if self.server && self.socket.exists() {
@@ -136,7 +144,7 @@ impl TestpmdBuilder {
         command.args([format!("--rxd={}", self.ring_size), format!("--txd={}", self.ring_size)]);
         command.arg("--disable-device-start");
         command.env("RUNTIME_DIRECTORY", dir.path());
-        let mut testpmd = Testpmd { console: Console::spawn(command, LIFETIME)?, queues, dir };
+        let mut testpmd = Testpmd { console: Console::spawn(command, self.lifetime)?, queues, dir };
         // Without it, testpmd goes on with the other port.
         let info = testpmd.run("show port info 0")?;
         let driver = "Driver name: net_virtio_user";
@@ -154,7 +162,20 @@ impl Testpmd {
     /// One queue pair on a back end that listens at `socket`.
     pub fn builder(socket: &Path) -> TestpmdBuilder {
         let device = String::new();
-        TestpmdBuilder { socket: socket.into(), queues: 1, device, rx_offloads: &[], ring_size: 256, server: false }
+        TestpmdBuilder {
+            socket: socket.into(),
+            queues: 1,
+            device,
+            rx_offloads: &[],
+            ring_size: 256,
+            server: false,
+            lifetime: LIFETIME,
+        }
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.console.process().pid()
     }
 
     /// Runs a command and returns what it printed to standard output.

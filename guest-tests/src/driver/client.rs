@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -70,6 +71,15 @@ impl Client {
         let front = Frontend::from_stream(stream, MAX_RINGS);
         front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         Ok(Self { front, raw, memory: SharedMemory::new(16 << 20)?, features: 0 })
+    }
+
+    /// Whether the device has closed the connection; answers that wait are left where they are.
+    pub fn is_closed(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match recv(&self.raw, &mut [0u8; 1], flags) {
+            Ok((came, _)) => came == 0,
+            Err(e) => e != Errno::AGAIN && e != Errno::INTR,
+        }
     }
 
     /// Ends the connection.

@@ -1,6 +1,8 @@
 //! Memory that is checked and written over and over: what a migration must carry along.
 
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -11,8 +13,8 @@ const PAGE: usize = 4096;
 /// One page of so many is written anew each time round.
 const STRIDE: usize = 4;
 
-/// Fills `mib` MiB, and checks and changes them until `stop` exists.
-pub(super) fn check(mib: usize, stop: &Path) -> Result<MemoryReport> {
+/// Fills `mib` MiB, and checks and changes them until `stop` exists, with a rest after each round.
+pub(super) fn check(mib: usize, stop: &Path, rest: Duration) -> Result<MemoryReport> {
     let pages = mib * ((1 << 20) / PAGE);
     let (mut memory, mut written) = (vec![0; pages * PAGE], vec![0u64; pages]);
     let (mut expected, mut wrong, mut rounds) = (vec![0; PAGE], 0, 0);
@@ -33,6 +35,7 @@ pub(super) fn check(mib: usize, stop: &Path) -> Result<MemoryReport> {
             }
         }
         rounds += 1;
+        thread::sleep(rest);
     }
     Ok(MemoryReport { pages: pages as u64, rounds, wrong })
 }
@@ -49,7 +52,7 @@ mod tests {
     #[test]
     fn memory_that_nobody_else_writes_stays_right() {
         let stop = tempfile::NamedTempFile::new().unwrap();
-        let report = check(1, stop.path()).unwrap();
+        let report = check(1, stop.path(), Duration::ZERO).unwrap();
         assert_eq!((report.pages, report.rounds, report.wrong), (256, 1, 0));
     }
 }
