@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::mode::Policy;
 use crate::uplink::{Rx, Tx};
 use crate::worker::{
-    self, Direction, Mailbox, PairCounters, PairGauges, ProcessorHandle, QueueId, Threads, WorkerHandle,
+    self, Direction, Mailbox, PairCounters, PairGauges, ProcessorHandle, QueueId, Thread, Threads, WorkerHandle,
 };
 
 /// A lane of a device.
@@ -87,6 +87,17 @@ impl Lane {
     #[must_use]
     pub fn worker(&self) -> Option<WorkerName> {
         self.of_worker(|worker| WorkerName { name: worker.name().into(), thread_id: worker.thread_id() })
+    }
+
+    /// The threads that it has.
+    #[must_use]
+    pub fn threads(&self) -> Vec<Thread> {
+        match &*self.state() {
+            LaneState::Running(worker, processor) => {
+                [worker.thread()].into_iter().chain(processor.as_ref().map(ProcessorHandle::thread)).collect()
+            }
+            LaneState::Idle(_) | LaneState::Failed => Vec::new(),
+        }
     }
 
     /// What `get` takes of its worker. Not the worker itself: whoever has it last waits for its end.

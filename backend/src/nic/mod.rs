@@ -11,8 +11,9 @@ mod lane;
 mod modes;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use self::lane::{Idle, LaneState};
 
@@ -103,6 +104,7 @@ pub struct Nic {
     lanes: Vec<Lane>,
     records: Records,
     front_end: Mutex<Option<FrontEnd>>,
+    listener: OnceLock<Arc<OwnedFd>>,
 }
 
 /// A worker could not be started.
@@ -148,6 +150,7 @@ impl Nic {
             lanes,
             records: setup.records,
             front_end: Mutex::new(None),
+            listener: OnceLock::new(),
         }
     }
 
@@ -222,7 +225,19 @@ impl Nic {
 
     /// Notes who is connected.
     pub fn set_front_end(&self, front_end: Option<FrontEnd>) {
-        *self.front_end.lock().unwrap_or_else(PoisonError::into_inner) = front_end;
+        let is_there = front_end.is_some();
+        let before = std::mem::replace(&mut *self.front_end.lock().unwrap_or_else(PoisonError::into_inner), front_end);
+        if before.is_some() != is_there
+            && let Some(listener) = self.listener.get()
+        {
+            // It fails only when the counter is full, and then the listener is woken already.
+            let _ = rustix::io::write(listener, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Has `listener`, an eventfd, written to whenever a front end comes or goes. The first one that is given stays.
+    pub fn tell_of_front_ends(&self, listener: Arc<OwnedFd>) {
+        let _ = self.listener.set(listener);
     }
 
     /// Its name, the first part of its queues' names.

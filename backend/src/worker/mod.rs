@@ -14,6 +14,7 @@ mod moderation;
 mod moved;
 mod pair;
 mod processor;
+mod pulse;
 mod queue;
 mod run;
 mod rx;
@@ -39,6 +40,7 @@ pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
 pub use moderation::{Moderation, Priorities};
 pub use pair::{Pair, PairSetup};
 pub use processor::ProcessorHandle;
+pub use pulse::{Beats, Pulse, Thread};
 pub use shared::Features;
 pub use threads::{Threads, Workers};
 
@@ -60,6 +62,7 @@ pub struct WorkerHandle {
     name: String,
     thread_id: i32,
     mailbox: Arc<Mailbox>,
+    pulse: Arc<Pulse>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -71,7 +74,8 @@ impl WorkerHandle {
     pub fn spawn(name: String, cpu: Option<usize>) -> io::Result<Self> {
         let own_name = name.clone();
         let mailbox = Arc::new(Mailbox::new()?);
-        let worker = run::Worker::new(mailbox.clone())?;
+        let pulse = Arc::<Pulse>::default();
+        let worker = run::Worker::new(mailbox.clone(), pulse.clone())?;
         let (began, begins) = sync_channel(1);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let _ = began.send(rustix::thread::gettid().as_raw_nonzero().get());
@@ -82,7 +86,7 @@ impl WorkerHandle {
             worker.run();
         })?;
         let thread_id = begins.recv().map_err(io::Error::other)?;
-        Ok(Self { name, thread_id, mailbox, thread: Some(thread) })
+        Ok(Self { name, thread_id, mailbox, pulse, thread: Some(thread) })
     }
 
     /// The worker's name, which its thread bears as far as it fits.
@@ -95,6 +99,12 @@ impl WorkerHandle {
     #[must_use]
     pub fn thread_id(&self) -> i32 {
         self.thread_id
+    }
+
+    /// Its thread, as seen from outside.
+    #[must_use]
+    pub fn thread(&self) -> Thread {
+        Thread { name: self.name.clone(), id: self.thread_id, pulse: self.pulse.clone() }
     }
 
     /// The way to reach the worker.

@@ -8,11 +8,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::wakeups::{Interest, Slot, Source, Wakeups};
-use super::{BURST_PACKETS, pin, wait_for_end};
+use super::{BURST_PACKETS, Pulse, Thread, pin, wait_for_end};
 use crate::uplink::{Piped, Received, Rx, Sent, Tx, Valve, WireRx, WireTx, wire};
 
 /// How long a thread that cannot wait for anything sleeps instead.
@@ -22,6 +23,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct ProcessorHandle {
     name: String,
+    thread_id: i32,
+    pulse: Arc<Pulse>,
     valve: Arc<Valve>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,15 +45,25 @@ impl ProcessorHandle {
         let (mut tx, rx) = uplink;
         to_uplink.join_by(tx.take_joiner());
         let beside = Box::new(rx.beside());
-        let processor = Processor::new(tx, rx, from_rings, to_rings, valve.clone())?;
+        let pulse = Arc::<Pulse>::default();
+        let processor = Processor::new(tx, rx, from_rings, to_rings, valve.clone(), pulse.clone())?;
+        let (began, begins) = sync_channel(1);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _ = began.send(rustix::thread::gettid().as_raw_nonzero().get());
             if let Some(cpu) = cpu {
                 pin(&own_name, cpu);
             }
             processor.run();
         })?;
+        let thread_id = begins.recv().map_err(io::Error::other)?;
         let halves = (Tx::Wire(to_uplink), Rx::Piped(Piped { wire: from_uplink, beside, valve: valve.clone() }));
-        Ok((Self { name, valve, thread: Some(thread) }, halves))
+        Ok((Self { name, thread_id, pulse, valve, thread: Some(thread) }, halves))
+    }
+
+    /// Its thread, as seen from outside.
+    #[must_use]
+    pub fn thread(&self) -> Thread {
+        Thread { name: self.name.clone(), id: self.thread_id, pulse: self.pulse.clone() }
     }
 }
 
@@ -72,6 +85,7 @@ struct Processor {
     /// What is watched: frames from the rings, room to the rings, the uplink, room in the uplink where that tells itself.
     interests: [Interest; 4],
     valve: Arc<Valve>,
+    pulse: Arc<Pulse>,
 }
 
 /// What a round left.
@@ -84,15 +98,23 @@ struct Left {
 }
 
 impl Processor {
-    fn new(tx: Tx, rx: Rx, from_rings: WireRx, to_rings: WireTx, valve: Arc<Valve>) -> io::Result<Self> {
+    fn new(
+        tx: Tx,
+        rx: Rx,
+        from_rings: WireRx,
+        to_rings: WireTx,
+        valve: Arc<Valve>,
+        pulse: Arc<Pulse>,
+    ) -> io::Result<Self> {
         let wakeups = Wakeups::new()?;
         wakeups.add_eventfd(&*valve, Source::Mailbox)?;
-        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 4], valve })
+        Ok(Self { tx, rx, from_rings, to_rings, wakeups, interests: [Interest::default(); 4], valve, pulse })
     }
 
     fn run(mut self) {
         let mut sources = Vec::new();
         while !self.valve.is_ended() {
+            self.pulse.beat();
             if self.valve.is_flush_wanted() {
                 self.flush();
             }
@@ -103,7 +125,11 @@ impl Processor {
             if left.moved {
                 continue;
             }
-            if let Err(e) = self.watch(&left).and_then(|()| self.wakeups.wait(None, &mut sources)) {
+            let watched = self.watch(&left);
+            self.pulse.turn_over();
+            let waited = watched.and_then(|()| self.wakeups.wait(None, &mut sources));
+            self.pulse.turn_over();
+            if let Err(e) = waited {
                 tracing::error!("epoll: {e}");
                 std::thread::sleep(RETRY_INTERVAL);
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::clock::{ThreadClocks, now};
 use super::mailbox::Mail;
 use super::wakeups::{Slot, Source, Wakeups};
-use super::{Mailbox, Pair};
+use super::{Mailbox, Pair, Pulse};
 use crate::mode::{Cause, Time, Verdict};
 
 /// How often a polling worker pauses between two rounds that found nothing: `SPARSE` while packets come one by one, `DENSE`
@@ -52,16 +52,17 @@ pub(super) struct Worker {
     sources: Vec<Source>,
     clocks: ThreadClocks,
     pacing: Pacing,
+    pulse: Arc<Pulse>,
     stopped: bool,
 }
 
 impl Worker {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> io::Result<Self> {
+    pub(super) fn new(mailbox: Arc<Mailbox>, pulse: Arc<Pulse>) -> io::Result<Self> {
         let wakeups = Wakeups::new()?;
         wakeups.add_eventfd(&*mailbox, Source::Mailbox)?;
         let (pairs, sources) = (Vec::new(), Vec::new());
         let (clocks, pacing) = (ThreadClocks::default(), Pacing::default());
-        Ok(Self { pairs, adopted: 0, mailbox, wakeups, sources, clocks, pacing, stopped: false })
+        Ok(Self { pairs, adopted: 0, mailbox, wakeups, sources, clocks, pacing, pulse, stopped: false })
     }
 
     /// Runs until it is told to stop.
@@ -89,6 +90,7 @@ impl Worker {
             if self.stopped {
                 return None;
             }
+            self.pulse.beat();
             let looked = self.pairs.last().map_or_else(now, Pair::looked);
             let usage = self.clocks.read_if_due(looked);
             let (mut found, mut again, mut until) = (0, false, None);
@@ -111,9 +113,13 @@ impl Worker {
     /// Sleeps until a kick, a frame, room in an uplink, a message, or `until`.
     fn sleep(&mut self, until: Option<Time>) {
         let timeout = until.map(|until| until.duration_since(now()));
-        if timeout != Some(Duration::ZERO)
-            && let Err(e) = self.wakeups.wait(timeout, &mut self.sources)
-        {
+        if timeout == Some(Duration::ZERO) {
+            return;
+        }
+        self.pulse.turn_over();
+        let waited = self.wakeups.wait(timeout, &mut self.sources);
+        self.pulse.turn_over();
+        if let Err(e) = waited {
             tracing::error!("epoll_wait: {e}");
         }
     }
