@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::config::{Config, ConfigError, DeviceOptions, LogFormat};
+use crate::config::{Config, DeviceOptions, LogFormat};
+use crate::service::PassedSockets;
 
 /// A virtual NIC for virtual machines: a vhost-user-net back end that sleeps when idle.
 #[derive(Clone, Debug, Parser)]
@@ -34,15 +36,17 @@ impl Cli {
         self.daemon.log_format
     }
 
-    /// The configuration that was asked for, checked.
+    /// The configuration that was asked for, with the sockets that were passed, checked.
     ///
     /// # Errors
     /// When it makes no sense.
-    pub fn into_config(self) -> Result<Config, ConfigError> {
-        match self.config {
-            Some(path) => Config::read(&path),
-            None => Config { devices: vec![self.device], ..self.daemon }.check(),
-        }
+    pub fn into_config(self, passed: PassedSockets) -> Result<Config, Box<dyn Error>> {
+        let mut config = match self.config {
+            Some(path) => Config::read(&path)?,
+            None => Config { devices: vec![self.device], ..self.daemon },
+        };
+        passed.give_to(&mut config)?;
+        Ok(config.check()?)
     }
 }
 
@@ -59,6 +63,6 @@ mod tests {
     #[test]
     fn a_file_stands_alone() {
         assert!(Cli::try_parse_from(["vnicd", "--config", "f", "--fd", "3"]).is_err());
-        assert!(Cli::try_parse_from(["vnicd"]).unwrap().into_config().is_err(), "no front end");
+        assert!(Cli::try_parse_from(["vnicd"]).unwrap().into_config(PassedSockets::default()).is_err(), "no front end");
     }
 }

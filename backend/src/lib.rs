@@ -19,6 +19,7 @@ pub mod offload;
 pub mod opener;
 pub mod record;
 pub mod ring;
+pub mod service;
 pub mod uplink;
 mod words;
 pub mod worker;

@@ -21,6 +21,7 @@ use vnicd::control::ControlServer;
 use vnicd::device::{Device, EventLoop, Links, Shared};
 use vnicd::metrics::{self, MetricsServer};
 use vnicd::opener::{self, ListenRequest};
+use vnicd::service::{Manager, Notifier, PassedSockets};
 use vnicd::worker::mode_events;
 
 /// Exit code for words that make no sense and for what cannot be opened.
@@ -55,12 +56,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     *format = cli.log_format();
-    let config = cli.into_config()?;
+    let config = cli.into_config(PassedSockets::from_env()?)?;
     *format = config.log_format;
     start_log(&config)?;
     // Before anything that is seen from outside: whoever sees it may send the signal.
     let ended = Rc::new(Cell::new(false));
     let signals = Signals::new(ended.clone())?;
+    let notifier = Notifier::from_env();
     let control = match config.control {
         Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
         None => None,
@@ -82,12 +84,18 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         events.add_subscriber(Box::new(MetricsServer::new(listener, nics.clone())?));
     }
     if let Some(listening) = control {
-        events.add_subscriber(Box::new(ControlServer::new(listening, nics, listener)?));
+        events.add_subscriber(Box::new(ControlServer::new(listening, nics.clone(), listener)?));
+    }
+    if let Some(notifier) = notifier.clone() {
+        events.add_subscriber(Box::new(Manager::ready(notifier, nics)?));
     }
     while !ended.get() {
         events.run()?;
     }
     tracing::info!("ending");
+    if let Some(notifier) = notifier {
+        notifier.stopping();
+    }
     Ok(())
 }
 

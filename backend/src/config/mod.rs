@@ -240,18 +240,17 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Reads a configuration file. What it says is still to be checked.
     ///
     /// # Errors
-    /// When it cannot be read or makes no sense; with the line where there is one.
+    /// When it cannot be read or is not what it should be; with the line where there is one.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text).map_err(|e| {
+        toml::from_str(&text).map_err(|e| {
             let at = e.span().map_or(0, |span| span.start.min(text.len()));
             let line = text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
             ConfigError::Parse { path: path.to_owned(), line, message: e.message().replace('\n', " ") }
-        })?;
-        config.check()
+        })
     }
 
     /// The configuration if it makes sense.

@@ -6,7 +6,7 @@ fn read(text: &str) -> Result<Config, String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
     let dir = file.path().parent().unwrap().display().to_string();
-    Config::read(file.path()).map_err(|e| e.to_string().replace(&dir, ""))
+    Config::read(file.path()).and_then(Config::check).map_err(|e| e.to_string().replace(&dir, ""))
 }
 
 #[test]

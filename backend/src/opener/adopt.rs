@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -52,6 +55,19 @@ pub(super) fn take(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: it was left open for this process by whoever started it, nothing here owns it, and the caller takes each
     // number once.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The path of the socket that is open as `fd`, if it is one and has a path.
+#[must_use]
+pub fn path_of(fd: RawFd) -> Option<PathBuf> {
+    if fd <= 2 {
+        return None;
+    }
+    // SAFETY: the number is only used to ask the kernel about it, which says so if nothing is open there.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let address = rustix::net::getsockname(borrowed).ok()?;
+    let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
+    Some(PathBuf::from(OsStr::from_bytes(address.path_bytes()?)))
 }
 
 /// Takes over the socket `fd`. To be called once for each number.

@@ -12,7 +12,7 @@ mod tap;
 mod tun;
 mod xdp;
 
-pub use adopt::{AdoptError, Adopted, adopt};
+pub use adopt::{AdoptError, Adopted, adopt, path_of};
 pub use listen::{ListenError, ListenRequest, Listening, check_path, listen};
 pub use macvtap::open_macvtap;
 pub use state::{StateError, open_state};
