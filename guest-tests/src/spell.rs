@@ -63,7 +63,7 @@ fn end_of_code(pid: u32) -> Result<u64> {
     let program = fs::read_link(format!("/proc/{pid}/exe"))?;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let is_code = |line: &&str| line.contains(" r-xp ") && line.ends_with(&*program.to_string_lossy());
-    let code = maps.lines().filter(is_code).next_back().context("the process runs no code")?;
+    let code = maps.lines().rfind(is_code).context("the process runs no code")?;
     let end = code.split(['-', ' ']).nth(1).context("no end")?;
     Ok(u64::from_str_radix(end, 16)? - 8)
 }
