@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use vnicd::control::{EVENTS_LOST, Lost, MODE_CHANGED, ModeChange};
 
-use crate::client::{self, Daemon, Error};
+use super::client::{self, Daemon, Error};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

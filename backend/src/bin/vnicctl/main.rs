@@ -32,7 +32,7 @@ It ends with 0 when all is well, and with 1 and one line when it is not.";
 /// Asks a running vnicd what it is doing, and tells it what to do.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
-struct Cli {
+pub(crate) struct Cli {
     /// The daemon's control socket, the one given to vnicd as --control
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH, global = true)]
     control: PathBuf,

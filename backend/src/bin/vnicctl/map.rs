@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use vnicd::control::MapEntry;
 
-use crate::client::{self, Daemon, Error};
-use crate::text::{Table, fold, or_dash};
+use super::client::{self, Daemon, Error};
+use super::text::{Table, fold, or_dash};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use vnicd::control::{LaneMode, ModeStatus, Target};
 
-use crate::client::{self, Daemon, Error};
-use crate::text::{Table, fold, span};
+use super::client::{self, Daemon, Error};
+use super::text::{Table, fold, span};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {

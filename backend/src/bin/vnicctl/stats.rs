@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use vnicd::control::{LaneStats, Stats, Target};
 
-use crate::client::{self, Daemon, Error};
-use crate::text::Table;
+use super::client::{self, Daemon, Error};
+use super::text::Table;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use vnicd::control::{DeviceStatus, PairStatus, Status};
 
-use crate::client::{self, Daemon, Error};
+use super::client::{self, Daemon, Error};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
