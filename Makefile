@@ -9,7 +9,7 @@ SECONDS ?= 60
 MINUTES ?= 60
 SEED ?=
 
-.PHONY: all demo test bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
+.PHONY: all demo test deb rpm bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
 	bench-modes-guest check clean miri fuzz soak
 
 all:
@@ -22,6 +22,10 @@ demo:
 # All tests; the last line is "N passed, N failed".
 test:
 	@scripts/test
+
+# Packages of the release build, in target/package. See docs/install.md.
+deb rpm:
+	@scripts/package $@
 
 # vnicd and QEMU's own TAP in turn in the same guest, offloads on and off: table, JSON and plot in target/bench-guest.
 # Takes 8 minutes; scripts/bench guest --help has smaller choices.
