@@ -28,6 +28,7 @@
 
 pub mod assets;
 pub mod configured;
+pub mod container;
 pub mod control;
 pub mod driver;
 pub mod guest;
