@@ -18,9 +18,9 @@ use vmm_sys_util::epoll::EventSet;
 use vnicd::cli::Cli;
 use vnicd::config::{Config, LogFormat};
 use vnicd::control::ControlServer;
-use vnicd::device::{Device, EventLoop, Links, Shared};
-use vnicd::metrics::{self, MetricsServer};
-use vnicd::opener::{self, ListenRequest};
+use vnicd::device::{self, Device, EventLoop, Links, Shared};
+use vnicd::metrics::MetricsServer;
+use vnicd::opener::{Client, Opener};
 use vnicd::service::{Manager, Notifier, PassedSockets};
 use vnicd::worker::mode_events;
 
@@ -59,17 +59,15 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let config = cli.into_config(PassedSockets::from_env()?)?;
     *format = config.log_format;
     start_log(&config)?;
+    let opener = Client::here(Opener::new(device::plan(&config)));
     // Before anything that is seen from outside: whoever sees it may send the signal.
     let ended = Rc::new(Cell::new(false));
     let signals = Signals::new(ended.clone())?;
     let notifier = Notifier::from_env();
-    let control = match config.control {
-        Some(path) => Some(opener::listen(&ListenRequest { path, mode: Some(0o600), group: None })?),
-        None => None,
-    };
-    let metrics = config.metrics.map(|address| metrics::bind(address.0)).transpose()?;
+    let control = config.control.as_ref().map(|_| opener.control()).transpose()?;
+    let metrics = config.metrics.map(|_| opener.metrics()).transpose()?;
     let (events, listener) = mode_events()?;
-    let shared = Shared { events, workers: Arc::default(), state_dir: config.state_dir };
+    let shared = Shared { events, workers: Arc::default(), opener };
     let open = |device| Device::open(device, &shared);
     let mut devices = config.devices.iter().map(open).collect::<Result<Vec<_>, _>>()?;
 

@@ -129,6 +129,7 @@ fn nic() -> &'static Arc<Nic> {
             // Nobody listens.
             events: mode_events().unwrap().0,
             records: Records::in_memory().unwrap(),
+            opener: Default::default(),
         });
         for pair in 0..nic.rings() / 2 {
             nic.start_worker(QueueId::pair(nic.name(), pair)).unwrap();

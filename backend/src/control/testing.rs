@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::mode::Policy;
 use crate::nic::{Nic, NicSetup};
 use crate::offload::Offloads;
+use crate::opener::Client;
 use crate::record::Records;
 use crate::uplink::{Rx, Tx, loopback_pair};
 use crate::worker::{Guard, Moderation, Threads, Workers, mode_events};
@@ -31,5 +32,6 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         guard: Guard::default(),
         events: mode_events().unwrap().0,
         records: Records::in_memory().unwrap(),
+        opener: Client::default(),
     }))
 }

@@ -4,12 +4,15 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::opener::{self, OpenedXdp, XdpMode, XdpRequest};
+use crate::opener::{Client, OpenedUplink, OpenedXdp, XdpMode, XdpRequest};
 use crate::uplink::{self, Rx, Tx, XdpPort, XdpSocket, XdpSteering};
+use crate::worker::DeviceName;
 
 /// Queues of an interface.
 #[derive(Debug)]
 pub(super) struct XdpQueues {
+    device: DeviceName,
+    opener: Client,
     request: XdpRequest,
     ports: Vec<Arc<XdpPort>>,
     /// Index of the interface that they belong to.
@@ -19,13 +22,17 @@ pub(super) struct XdpQueues {
 /// Queues, and the halves of each.
 type Opened = (XdpQueues, Vec<(Tx, Rx)>);
 
-/// Opens queues, and gives the halves of each. `coalesce` says whether received packets may be joined.
-pub(super) fn open(request: XdpRequest, coalesce: bool) -> Result<Opened, Box<dyn Error>> {
-    let opened = opener::open_xdp(&request)?;
+/// Sets open queues of a device up, and gives the halves of each. `coalesce` says whether received packets may be joined.
+pub(super) fn set_up(
+    device: DeviceName,
+    opener: &Client,
+    (request, opened): (XdpRequest, OpenedXdp),
+    coalesce: bool,
+) -> Result<Opened, Box<dyn Error>> {
     let numbers = (request.queue..).take(opened.sockets.len());
     let pairs = numbers.map(|queue| uplink::af_xdp_pair(queue, coalesce)).collect::<Result<Vec<_>, _>>()?;
     let (ports, halves) = pairs.into_iter().unzip();
-    let queues = XdpQueues { request, ports, interface: Cell::new(opened.interface) };
+    let queues = XdpQueues { device, opener: opener.clone(), request, ports, interface: Cell::new(opened.interface) };
     queues.connect(opened)?;
     Ok((queues, halves))
 }
@@ -41,15 +48,24 @@ impl XdpQueues {
         if index == self.interface.get() || !self.request.sockets.is_empty() {
             return;
         }
-        let opened = opener::open_xdp(&self.request).map_err(Box::<dyn Error>::from);
-        match opened.and_then(|opened| Ok((opened.interface, self.connect(opened)?))) {
-            Ok((interface, ())) => {
+        match self.open_again() {
+            Ok(interface) => {
                 self.interface.set(interface);
                 tracing::info!(interface = self.request.interface, "uplink opened again");
             }
             // Tried again when something else changes about it.
             Err(e) => tracing::error!(interface = self.request.interface, "the uplink stays closed: {e}"),
         }
+    }
+
+    /// Gives the index of the interface.
+    fn open_again(&self) -> Result<u32, Box<dyn Error>> {
+        let OpenedUplink::Xdp(opened) = self.opener.uplink(self.device.as_str())? else {
+            return Err("a TAP was opened instead".into());
+        };
+        let interface = opened.interface;
+        self.connect(opened)?;
+        Ok(interface)
     }
 
     fn connect(&self, opened: OpenedXdp) -> Result<(), uplink::XdpError> {

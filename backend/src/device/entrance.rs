@@ -1,10 +1,9 @@
 //! How front ends come to a device: through a socket of its own, one that was passed, or a connection that is there.
 
 use std::cell::Cell;
-use std::error::Error;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use vmm_sys_util::epoll::EventSet;
 use crate::config::DeviceOptions;
 use crate::frontend::{Client, Server};
 use crate::nic::Nic;
-use crate::opener::{self, Adopted, ListenRequest, Listening};
+use crate::opener::{Client as Opener, Listening, OpenedEntrance, OpenerError};
+use crate::worker::DeviceName;
 
 /// Told when the daemon has nothing left to do.
 pub type Ended = Rc<Cell<bool>>;
@@ -26,18 +26,16 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An open entrance, not yet served.
 #[derive(Debug)]
-pub(super) enum Entrance {
-    /// Front ends connect to a socket.
-    Listening(Listener),
-    /// The only front end is there.
-    Connected(UnixStream),
-    /// Front ends listen at a socket of theirs.
-    Client(PathBuf),
+pub(super) struct Entrance {
+    opened: OpenedEntrance,
+    opener: Opener,
+    name: DeviceName,
+    path: Option<PathBuf>,
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub(super) enum Listener {
+enum Listener {
     /// Removed when the device ends.
     Opened(Listening),
     /// Somebody else's.
@@ -45,42 +43,32 @@ pub(super) enum Listener {
 }
 
 impl Entrance {
-    pub(super) fn open(options: &DeviceOptions) -> Result<Self, Box<dyn Error>> {
-        if let Some(fd) = options.fd {
-            return Ok(match opener::adopt(fd)? {
-                Adopted::Connected(stream) => Self::Connected(stream),
-                Adopted::Listening(listener) => Self::Listening(Listener::Passed(listener)),
-            });
-        }
-        if options.client {
-            let path = options.socket_path.clone().unwrap_or_default();
-            opener::check_path(&path)?;
-            return Ok(Self::Client(path));
-        }
-        let listening = opener::listen(&ListenRequest {
-            path: options.socket_path.clone().unwrap_or_default(),
-            mode: options.socket_mode.map(|mode| mode.0),
-            group: options.socket_group.map(|group| group.0),
-        })?;
-        Ok(Self::Listening(Listener::Opened(listening)))
+    pub(super) fn open(options: &DeviceOptions, opener: &Opener) -> Result<Self, OpenerError> {
+        let opened = opener.entrance(options.name.as_str())?;
+        Ok(Self { opened, opener: opener.clone(), name: options.name, path: options.socket_path.clone() })
     }
 
     /// Starts to let front ends in to `nic`.
     pub(super) fn serve(self, nic: Arc<Nic>, ended: Ended) -> io::Result<Box<dyn MutEventSubscriber>> {
-        Ok(match self {
-            Self::Listening(listener) => {
-                match &listener {
-                    Listener::Opened(listening) => tracing::info!("listening on {}", listening.path().display()),
-                    Listener::Passed(_) => tracing::info!("listening on the socket that was passed"),
-                }
-                Box::new(Door { server: Server::new(nic)?, listener })
+        let path = self.path.unwrap_or_default().display().to_string();
+        Ok(match self.opened {
+            OpenedEntrance::Listening(listening) => {
+                tracing::info!("listening on {path}");
+                Box::new(Door { server: Server::new(nic)?, listener: Listener::Opened(listening) })
             }
-            Self::Connected(stream) => {
+            OpenedEntrance::Passed(listener) => {
+                tracing::info!("listening on the socket that was passed");
+                Box::new(Door { server: Server::new(nic)?, listener: Listener::Passed(listener) })
+            }
+            OpenedEntrance::Connected(stream) => {
                 let mut server = Server::new(nic)?;
                 server.offer(stream)?;
                 Box::new(OneConnection { server, ended })
             }
-            Self::Client(path) => Box::new(Visitor { _client: Client::start(nic, path)? }),
+            OpenedEntrance::Connects => {
+                let connect = Box::new(move || Ok(self.opener.connect(self.name.as_str())?));
+                Box::new(Visitor { _client: Client::start(nic, path, connect)? })
+            }
         })
     }
 }

@@ -7,11 +7,11 @@
 mod af_xdp;
 mod entrance;
 mod links;
+mod plan;
 mod uplinks;
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
@@ -20,12 +20,13 @@ use self::af_xdp::XdpQueues;
 use self::entrance::Entrance;
 use crate::config::DeviceOptions;
 use crate::nic::{Nic, NicSetup};
-use crate::opener;
-use crate::record::{self, Records};
+use crate::opener::Client;
+use crate::record::Records;
 use crate::worker::{Guard, ModeEvents, Threads, Workers};
 
 pub use entrance::Ended;
 pub use links::Links;
+pub use plan::plan;
 
 /// The control thread's event loop.
 pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
@@ -37,8 +38,8 @@ pub struct Shared {
     pub events: ModeEvents,
     /// Where threads come from.
     pub workers: Arc<Workers>,
-    /// Where state is kept that outlives the daemon.
-    pub state_dir: Option<PathBuf>,
+    /// What opens what needs rights.
+    pub opener: Client,
 }
 
 /// The CPUs that a device's workers are pinned to, in turn: those that were named; if none were, all that the daemon may
@@ -60,9 +61,10 @@ fn cpus(options: &DeviceOptions) -> Vec<usize> {
 
 /// Where a device's packed rings note where they stand.
 fn records(options: &DeviceOptions, shared: &Shared) -> Result<Records, Box<dyn Error>> {
-    let Some(dir) = &shared.state_dir else { return Ok(Records::in_memory()?) };
-    let file = opener::open_state(dir, options.name.as_str(), record::LEN as u64)?;
-    Ok(Records::in_file(file)?)
+    Ok(match shared.opener.state(options.name.as_str())? {
+        Some(file) => Records::in_file(file)?,
+        None => Records::in_memory()?,
+    })
 }
 
 /// A device: its NIC, and what lets front ends in.
@@ -80,8 +82,8 @@ impl Device {
     /// When a socket or the uplink cannot be opened.
     pub fn open(options: &DeviceOptions, shared: &Shared) -> Result<Self, Box<dyn Error>> {
         // The socket first: whoever waits for it may connect while the uplink is opened.
-        let entrance = Entrance::open(options)?;
-        let uplink = uplinks::open(options)?;
+        let entrance = Entrance::open(options, &shared.opener)?;
+        let uplink = uplinks::open(options, &shared.opener)?;
         let records = records(options, shared)?;
         let nic = Arc::new(Nic::new(NicSetup {
             name: options.name,
@@ -102,6 +104,7 @@ impl Device {
             guard: Guard::new(&options.filter, &options.limits),
             events: shared.events.clone(),
             records,
+            opener: shared.opener.clone(),
         }));
         Ok(Self { nic, xdp: uplink.xdp, entrance: Some(entrance) })
     }

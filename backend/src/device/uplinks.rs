@@ -3,9 +3,10 @@
 use std::error::Error;
 
 use super::af_xdp::{self, XdpQueues};
+use super::plan::xdp_request;
 use crate::config::{DeviceOptions, UplinkSpec, XdpSpec};
 use crate::offload::Offloads;
-use crate::opener::{self, OpenedTap, TapRequest, XdpRequest};
+use crate::opener::{Client, OpenedTap, OpenedUplink, OpenedXdp};
 use crate::uplink::{self, Rx, TapTerms, Tx};
 
 /// An open uplink.
@@ -27,22 +28,17 @@ pub(super) struct Uplink {
 }
 
 /// Opens the uplink of a device.
-pub(super) fn open(options: &DeviceOptions) -> Result<Uplink, Box<dyn Error>> {
+pub(super) fn open(options: &DeviceOptions, opener: &Client) -> Result<Uplink, Box<dyn Error>> {
     let pairs = usize::from(options.queue_pairs);
-    let coalesce = !options.no_coalesce;
     let uplink = match &options.uplink {
-        UplinkSpec::Tap { name, bridge, sndbuf, persist } => {
-            let (name, bridge) = (name.clone(), bridge.clone());
-            let (queues, sndbuf, persist) = (options.queue_pairs, *sndbuf, *persist);
-            tap(
-                "tap",
-                opener::open_tap(&TapRequest { name, bridge, queues, sndbuf, persist, mtu: options.mtu })?,
-                coalesce,
-            )?
+        UplinkSpec::Tap { .. } | UplinkSpec::TapFd(_) | UplinkSpec::Macvtap(_) | UplinkSpec::AfXdp(_) => {
+            match (opener.uplink(options.name.as_str())?, &options.uplink) {
+                (OpenedUplink::Xdp(opened), UplinkSpec::AfXdp(spec)) => xdp(options, spec, opener, opened)?,
+                (OpenedUplink::Tap(opened), UplinkSpec::Macvtap(_)) => tap("macvtap", opened, !options.no_coalesce)?,
+                (OpenedUplink::Tap(opened), _) => tap("tap", opened, !options.no_coalesce)?,
+                (OpenedUplink::Xdp(_), _) => return Err("another uplink was opened than was asked for".into()),
+            }
         }
-        UplinkSpec::TapFd(fds) => tap("tap", opener::adopt_tap(fds)?, coalesce)?,
-        UplinkSpec::Macvtap(name) => tap("macvtap", opener::open_macvtap(name, options.queue_pairs)?, coalesce)?,
-        UplinkSpec::AfXdp(spec) => xdp(options, spec)?,
         UplinkSpec::Discard { unread } => {
             for_tests("discard", pairs, || (Tx::Discard(uplink::DiscardTx::new(!unread)), Rx::Discard))
         }
@@ -81,17 +77,9 @@ fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) 
 }
 
 /// Queues of an interface. What the guest leaves unfinished is finished here, so it may leave everything.
-fn xdp(options: &DeviceOptions, spec: &XdpSpec) -> Result<Uplink, Box<dyn Error>> {
-    let request = XdpRequest {
-        interface: spec.interface.clone(),
-        queue: spec.queue,
-        queues: options.queue_pairs.into(),
-        mode: spec.mode,
-        mac: options.mac.filter(|_| spec.by_mac).map(|mac| mac.0),
-        force: spec.force,
-        sockets: spec.fds.clone(),
-    };
-    let (queues, halves) = af_xdp::open(request, !options.no_coalesce)?;
+fn xdp(options: &DeviceOptions, spec: &XdpSpec, opener: &Client, opened: OpenedXdp) -> Result<Uplink, Box<dyn Error>> {
+    let request = xdp_request(options, spec);
+    let (queues, halves) = af_xdp::set_up(options.name, opener, (request, opened), !options.no_coalesce)?;
     Ok(Uplink {
         description: format!("af-xdp {}", spec.interface),
         existed: true,

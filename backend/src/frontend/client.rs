@@ -1,17 +1,17 @@
 //! The other way round: the front end listens, and vnicd connects to it, again and again.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::connection::{peer, serve};
 use crate::nic::Nic;
@@ -21,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// How long to wait between tries at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Connects to a front end that listens, if one does.
+pub type Connect = Box<dyn Fn() -> Result<UnixStream, Box<dyn Error>> + Send + Sync>;
+
 /// Connects to a front end and serves it; when it goes, connects to the next. Ends when dropped.
 #[derive(Debug)]
 pub struct Client {
@@ -28,14 +31,21 @@ pub struct Client {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     nic: Arc<Nic>,
-    path: PathBuf,
+    /// Where front ends listen, in words.
+    place: String,
+    connect: Connect,
     /// The connection that is served, and whether the client is to end.
     state: Mutex<State>,
     /// Written to end a pause.
     wake: OwnedFd,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("place", &self.place).field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -45,13 +55,13 @@ struct State {
 }
 
 impl Client {
-    /// Starts to look for a front end that listens at `path`.
+    /// Starts to look for a front end that listens at `place`, to which `connect` connects.
     ///
     /// # Errors
     /// When the kernel gives no thread or eventfd.
-    pub fn start(nic: Arc<Nic>, path: PathBuf) -> io::Result<Self> {
+    pub fn start(nic: Arc<Nic>, place: String, connect: Connect) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared { nic, path, state: Mutex::default(), wake });
+        let shared = Arc::new(Shared { nic, place, connect, state: Mutex::default(), wake });
         let thread = {
             let shared = shared.clone();
             std::thread::Builder::new().name("front-end".into()).spawn(move || shared.run())?
@@ -81,7 +91,7 @@ impl Shared {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
         loop {
-            match self.connect() {
+            match (self.connect)() {
                 Ok(stream) => {
                     told = false;
                     let Some(had_rings) = self.serve(&stream) else { return };
@@ -92,7 +102,7 @@ impl Shared {
                 }
                 Err(e) if !told => {
                     told = true;
-                    tracing::info!("no front end listens at {} yet ({e}); trying on", self.path.display());
+                    tracing::info!("no front end listens at {} yet ({e}); trying on", self.place);
                 }
                 Err(_) => {}
             }
@@ -101,16 +111,6 @@ impl Shared {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-    }
-
-    /// Connects without waiting for a listener whose queue is full.
-    fn connect(&self) -> io::Result<UnixStream> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
-        let stream = UnixStream::from(socket);
-        stream.set_nonblocking(false)?;
-        Ok(stream)
     }
 
     /// Serves a connection to its end. Says whether it had rings; nothing if no other is to be looked for.

@@ -14,5 +14,5 @@ mod refusal;
 mod server;
 mod session;
 
-pub use client::Client;
+pub use client::{Client, Connect};
 pub use server::{Outcome, Server};

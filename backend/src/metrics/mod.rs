@@ -15,29 +15,4 @@ mod tests;
 mod text;
 mod views;
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-
 pub use server::MetricsServer;
-
-/// The port at this address is not to be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot serve metrics on {address}: choose another --metrics ADDR:PORT")]
-pub struct BindError {
-    address: SocketAddr,
-    #[source]
-    source: io::Error,
-}
-
-/// Opens the port that metrics are served on.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    let open = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    open().map_err(|source| BindError { address, source })
-}

@@ -25,7 +25,7 @@ pub use modes::OrderError;
 
 use crate::mode::Policy;
 use crate::offload::Offloads;
-use crate::opener;
+use crate::opener::Client;
 use crate::record::{self, Records, RingRecord};
 use crate::uplink::{Rx, Tx};
 use crate::worker::{
@@ -80,6 +80,8 @@ pub struct NicSetup {
     pub events: ModeEvents,
     /// Where its packed rings note where they stand.
     pub records: Records,
+    /// What changes its interface.
+    pub opener: Client,
 }
 
 /// A virtual NIC.
@@ -103,6 +105,7 @@ pub struct Nic {
     pairs: u16,
     lanes: Vec<Lane>,
     records: Records,
+    opener: Client,
     front_end: Mutex<Option<FrontEnd>>,
     listener: OnceLock<Arc<OwnedFd>>,
 }
@@ -149,6 +152,7 @@ impl Nic {
             pairs,
             lanes,
             records: setup.records,
+            opener: setup.opener,
             front_end: Mutex::new(None),
             listener: OnceLock::new(),
         }
@@ -175,7 +179,7 @@ impl Nic {
     /// Gives the uplink's interface another MTU, as far as it can be had.
     pub fn set_uplink_mtu(&self, mtu: u16) {
         if let Some(interface) = self.interface.as_ref().filter(|_| !self.is_hosts)
-            && let Err(e) = opener::set_mtu(interface, mtu)
+            && let Err(e) = self.opener.set_mtu(self.name.as_str(), mtu)
         {
             tracing::warn!(device = %self.name, mtu, "the MTU of {interface} stays as it is: {e}; set it with ip link");
         }

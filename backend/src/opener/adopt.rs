@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// A socket taken over.
 #[derive(Debug)]
-pub enum Adopted {
+pub(super) enum Adopted {
     /// A front end is at the other end.
     Connected(UnixStream),
     /// Front ends connect to it. Non-blocking.
@@ -22,7 +22,7 @@ pub enum Adopted {
 
 /// Why a file descriptor cannot be taken over.
 #[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
+pub(super) enum AdoptError {
     /// Standard input, output and error have another use.
     #[error("file descriptor {0} is a standard stream: pass a socket as 3 or above")]
     Standard(RawFd),
@@ -70,15 +70,15 @@ pub fn path_of(fd: RawFd) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(address.path_bytes()?)))
 }
 
-/// Takes over the socket `fd`. To be called once for each number.
+/// The socket `fd`, which was taken over if it is open.
 ///
 /// # Errors
 /// When `fd` is not an open Unix stream socket.
-pub fn adopt(fd: RawFd) -> Result<Adopted, AdoptError> {
+pub(super) fn adopt(fd: RawFd, owned: Option<OwnedFd>) -> Result<Adopted, AdoptError> {
     if fd <= 2 {
         return Err(AdoptError::Standard(fd));
     }
-    let owned = take(fd).ok_or(AdoptError::NotOpen(fd))?;
+    let owned = owned.ok_or(AdoptError::NotOpen(fd))?;
     let unix = sockopt::socket_domain(&owned) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(&owned) == Ok(SocketType::STREAM);
     if !unix {

@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 /// Longest socket path that the kernel takes, in bytes (unix(7)).
 const MAX_PATH: usize = 107;
 
@@ -20,26 +22,25 @@ pub struct ListenRequest {
     pub group: Option<u32>,
 }
 
-/// A listening socket. Removed from the file system when dropped, if it is still the one that was made.
+/// A socket that was made in the file system.
 #[derive(Debug)]
-pub struct Listening {
-    /// The listener, non-blocking.
-    pub listener: UnixListener,
+pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
-impl Listening {
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+impl SocketFile {
+    /// Removes it, if it is still the one that was made.
+    pub(super) fn remove(self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 /// Why a socket could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub(super) enum ListenError {
     /// The path does not fit the kernel's address.
     #[error("socket path '{path}' has {len} bytes, at most {MAX_PATH} are possible: choose a shorter one")]
     TooLong {
@@ -70,11 +71,11 @@ pub enum ListenError {
     },
 }
 
-/// Opens a listening socket. A stale one (nobody listens) is replaced.
+/// Opens a listening socket, non-blocking. A stale one (nobody listens) is replaced.
 ///
 /// # Errors
 /// When the path is too long, in use, not a socket, or the kernel refuses.
-pub fn listen(request: &ListenRequest) -> Result<Listening, ListenError> {
+pub(super) fn listen(request: &ListenRequest) -> Result<(UnixListener, SocketFile), ListenError> {
     let path = &request.path;
     check_path(path)?;
     let kernel = |what| move |source| ListenError::Kernel { path: path.clone(), what, source };
@@ -86,22 +87,43 @@ pub fn listen(request: &ListenRequest) -> Result<Listening, ListenError> {
     })?;
     listener.set_nonblocking(true).map_err(kernel("prepare"))?;
     let identity = identity(path).map_err(kernel("find again"))?;
-    // From here on a failure removes the socket again.
-    let listening = Listening { listener, path: path.clone(), identity };
+    let file = SocketFile { path: path.clone(), identity };
+    match give_away(request) {
+        Ok(()) => Ok((listener, file)),
+        Err((what, source)) => {
+            file.remove();
+            Err(kernel(what)(source))
+        }
+    }
+}
+
+/// Gives a socket its mode and its group; an error says what failed.
+fn give_away(request: &ListenRequest) -> Result<(), (&'static str, io::Error)> {
     if let Some(mode) = request.mode {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(kernel("set the mode of"))?;
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(&request.path, permissions).map_err(|e| ("set the mode of", e))?;
     }
     if let Some(group) = request.group {
-        std::os::unix::fs::chown(path, None, Some(group)).map_err(kernel("set the group of"))?;
+        std::os::unix::fs::chown(&request.path, None, Some(group)).map_err(|e| ("set the group of", e))?;
     }
-    Ok(listening)
+    Ok(())
+}
+
+/// Connects to a socket, without waiting for a listener whose queue is full.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Whether a path fits a socket's address.
 ///
 /// # Errors
 /// When it does not.
-pub fn check_path(path: &Path) -> Result<(), ListenError> {
+pub(super) fn check_path(path: &Path) -> Result<(), ListenError> {
     let len = path.as_os_str().len();
     if len > MAX_PATH { Err(ListenError::TooLong { path: path.to_owned(), len }) } else { Ok(()) }
 }
@@ -129,14 +151,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_is_replaced_live_is_refused_and_removed_on_drop() {
+    fn stale_is_replaced_live_is_refused_and_ours_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
@@ -155,7 +169,7 @@ mod tests {
         let first = listen(&request(&path)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(matches!(listen(&request(&path)), Err(ListenError::Live(_))));
-        drop(first);
+        first.1.remove();
         assert!(!path.exists());
     }
 
@@ -166,7 +180,7 @@ mod tests {
         let first = listen(&request(&path)).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
-        drop(first);
+        first.1.remove();
         assert!(path.exists());
     }
 

@@ -14,7 +14,7 @@ use super::tun;
 ///
 /// # Errors
 /// When the interface is missing or no macvtap, or rights are missing.
-pub fn open_macvtap(name: &str, queues: u16) -> Result<OpenedTap, OpenTapError> {
+pub(super) fn open_macvtap(name: &str, queues: u16) -> Result<OpenedTap, OpenTapError> {
     let name = IfName::new(name).ok_or_else(|| OpenTapError::Name(name.to_owned()))?;
     let wanted = || name.as_str().to_owned();
     let kernel = |what| move |source| OpenTapError::Kernel { name: wanted(), what, source };

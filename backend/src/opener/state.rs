@@ -14,7 +14,7 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// Why a state file could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(super) enum StateError {
     /// There is no directory.
     #[error("state directory '{0}' does not exist: make it first, with mode 700")]
     NoDirectory(PathBuf),
@@ -67,7 +67,7 @@ pub enum StateError {
 ///
 /// # Errors
 /// When the directory or the file is not the daemon's alone, in use, or refused by the kernel.
-pub fn open_state(dir: &Path, name: &str, len: u64) -> Result<File, StateError> {
+pub(super) fn open_state(dir: &Path, name: &str, len: u64) -> Result<File, StateError> {
     check_directory(dir)?;
     let path = dir.join(format!("{name}.rings"));
     let kernel = |what| {

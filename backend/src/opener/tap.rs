@@ -187,16 +187,19 @@ pub fn open_tap(request: &TapRequest) -> Result<OpenedTap, OpenTapError> {
     Ok(OpenedTap { name: name.as_str().to_owned(), queues, multi_queue, existed, uso, guest_mac: None })
 }
 
-/// Takes over the open queues of a TAP.
+/// Takes over the open queues of a TAP, each as `take` gives it.
 ///
 /// # Errors
 /// When one of them is no TAP queue, or lacks the virtio-net header.
-pub fn adopt_tap(fds: &[RawFd]) -> Result<OpenedTap, OpenTapError> {
+pub(super) fn adopt_tap(
+    fds: &[RawFd],
+    mut take: impl FnMut(RawFd) -> Option<OwnedFd>,
+) -> Result<OpenedTap, OpenTapError> {
     let mut queues = Vec::new();
     let (mut name, mut multi_queue) = (String::new(), false);
     for fd in fds {
         let unusable = || OpenTapError::NotTapFd { fd: *fd };
-        let queue = super::adopt::take(*fd).ok_or_else(unusable)?;
+        let queue = take(*fd).ok_or_else(unusable)?;
         let (interface, flags) = tun::get_iff(&queue).map_err(|_| unusable())?;
         if flags & FLAGS != FLAGS {
             return Err(unusable());
@@ -218,7 +221,7 @@ pub fn adopt_tap(fds: &[RawFd]) -> Result<OpenedTap, OpenTapError> {
 ///
 /// # Errors
 /// When the interface is not there or rights are missing.
-pub fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
     let name = IfName::new(name).ok_or(io::ErrorKind::InvalidInput)?;
     Interfaces::open()?.set_mtu(&name, mtu)
 }

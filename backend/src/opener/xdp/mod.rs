@@ -142,6 +142,14 @@ pub enum XdpError {
 /// # Errors
 /// When a name or number is wrong, rights are missing, or the interface belongs to somebody else.
 pub fn open_xdp(request: &XdpRequest) -> Result<OpenedXdp, XdpError> {
+    open_xdp_with(request, adopt::take)
+}
+
+/// The same, with sockets that somebody else opened as `take` gives them.
+pub(in crate::opener) fn open_xdp_with(
+    request: &XdpRequest,
+    mut take: impl FnMut(RawFd) -> Option<OwnedFd>,
+) -> Result<OpenedXdp, XdpError> {
     let name = || request.interface.clone();
     let kernel = |what| move |source| XdpError::Kernel { interface: name(), what, source };
     let interface = IfName::new(&request.interface).ok_or_else(|| XdpError::Name(name()))?;
@@ -154,7 +162,7 @@ pub fn open_xdp(request: &XdpRequest) -> Result<OpenedXdp, XdpError> {
         return Err(XdpError::NoQueue { interface: name(), queue: request.queue, last: queues.saturating_sub(1) });
     }
     if !request.sockets.is_empty() {
-        let sockets = request.sockets.iter().map(|fd| adopted(*fd)).collect::<Result<Vec<_>, _>>()?;
+        let sockets = request.sockets.iter().map(|fd| adopted(*fd, take(*fd))).collect::<Result<Vec<_>, _>>()?;
         let busy_poll = sockets.iter().all(|socket| packet::prefer_busy_poll(socket).is_ok());
         return Ok(OpenedXdp { interface: index, mtu, sockets, busy_poll, program: None, packets: None });
     }
@@ -192,8 +200,8 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// Takes over a socket.
-fn adopted(fd: RawFd) -> Result<OwnedFd, XdpError> {
-    let socket = adopt::take(fd).ok_or(XdpError::NotXdp(fd))?;
+fn adopted(fd: RawFd, socket: Option<OwnedFd>) -> Result<OwnedFd, XdpError> {
+    let socket = socket.ok_or(XdpError::NotXdp(fd))?;
     let domain = sockopt::socket_domain(&socket).map_err(|_| XdpError::NotXdp(fd))?;
     if domain.as_raw() == libc::AF_XDP as u16 { Ok(socket) } else { Err(XdpError::NotXdp(fd)) }
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use vnicd::cli::Cli;
 use vnicd::config::{Config, DeviceOptions, UplinkSpec};
+use vnicd::service::PassedSockets;
 
 use self::finding::{Finding, Grade};
 use self::host::Host;
@@ -63,7 +64,7 @@ fn configuration(args: &Args) -> Result<Option<Config>, Finding> {
         let words = std::iter::once("vnicd").chain(args.options.iter().map(String::as_str));
         let cli = Cli::try_parse_from(words)
             .map_err(|e| bad(crate::text::one_line(&e.to_string()), "vnicd --help tells all options"))?;
-        return cli.into_config().map(Some).map_err(|e| bad(in_full(&e), "mend the options"));
+        return cli.into_config(PassedSockets::default()).map(Some).map_err(|e| bad(in_full(&*e), "mend the options"));
     }
     let path = match &args.config {
         Some(path) => path.clone(),

@@ -1,0 +1,218 @@
+//! The opener itself: knows the plan, and opens what is asked for of it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::os::fd::{OwnedFd, RawFd};
+
+use super::adopt::{self, Adopted};
+use super::listen::{self, SocketFile};
+use super::messages::{Answer, Place, ProgramTerms, Request};
+use super::plan::{DevicePlan, EntrancePlan, Plan, UplinkPlan};
+use super::{OpenedTap, OpenedXdp, macvtap, port, state, tap, xdp};
+
+/// An answer and what comes with it.
+pub(super) type Reply = (Answer, Vec<OwnedFd>);
+
+/// Opens what is planned, and nothing else.
+#[derive(Debug, Default)]
+pub struct Opener {
+    plan: Plan,
+    /// What was left open for the daemon and not yet handed over.
+    passed: HashMap<RawFd, OwnedFd>,
+    /// Sockets that were made.
+    sockets: HashMap<Place, SocketFile>,
+    /// The interface of a device's uplink, where a front end may have a say in its MTU.
+    interfaces: HashMap<String, String>,
+}
+
+impl Opener {
+    /// An opener for `plan`. Takes over the descriptors that it speaks of: to be made once, and before anything else is
+    /// opened, which might get the number of one that is missing.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        let passed = plan.passed().filter_map(|fd| Some((fd, adopt::take(fd)?))).collect();
+        Self { plan, passed, ..Self::default() }
+    }
+
+    /// What may be opened.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Opens what is asked for, if it is planned.
+    pub(super) fn answer(&mut self, request: &Request) -> Reply {
+        self.open(request).unwrap_or_else(|e| (Answer::refused(text_of(&*e)), Vec::new()))
+    }
+
+    fn open(&mut self, request: &Request) -> Result<Reply, Box<dyn Error>> {
+        Ok(match request {
+            Request::Control => self.listen(&Place::Control)?,
+            Request::Remove(place) => {
+                if let Some(file) = self.sockets.remove(place) {
+                    file.remove();
+                }
+                (Answer::Done, Vec::new())
+            }
+            Request::Metrics => {
+                let address = self.plan.metrics.ok_or("no port for metrics is configured")?;
+                (Answer::Listening, vec![port::bind(address)?.into()])
+            }
+            Request::Entrance(name) => self.entrance(name)?,
+            Request::Connect(name) => match &self.device(name)?.entrance {
+                Some(EntrancePlan::Connect(path)) => (Answer::Connected, vec![listen::connect(path)?.into()]),
+                _ => return Err(format!("device '{name}' connects to nobody").into()),
+            },
+            Request::Uplink(name) => self.uplink(name)?,
+            Request::State(name) => match &self.device(name)?.state {
+                Some(plan) => (Answer::Done, vec![state::open_state(&plan.dir, name, plan.len)?.into()]),
+                None => (Answer::Done, Vec::new()),
+            },
+            Request::Mtu(name, mtu) => {
+                let interface =
+                    self.interfaces.get(name).ok_or_else(|| format!("device '{name}' has no MTU to set"))?;
+                tap::set_mtu(interface, *mtu)?;
+                (Answer::Done, Vec::new())
+            }
+        })
+    }
+
+    fn device(&self, name: &str) -> Result<&DevicePlan, String> {
+        self.plan.devices.get(name).ok_or_else(|| format!("no device '{name}' is configured"))
+    }
+
+    fn listen(&mut self, place: &Place) -> Result<Reply, Box<dyn Error>> {
+        let request = match place {
+            Place::Control => self.plan.control.as_ref(),
+            Place::Device(name) => match &self.device(name)?.entrance {
+                Some(EntrancePlan::Listen(request)) => Some(request),
+                _ => None,
+            },
+        };
+        let (listener, file) = listen::listen(request.ok_or("no such socket is configured")?)?;
+        self.sockets.insert(place.clone(), file);
+        Ok((Answer::Listening, vec![listener.into()]))
+    }
+
+    fn entrance(&mut self, name: &str) -> Result<Reply, Box<dyn Error>> {
+        let passed = match &self.device(name)?.entrance {
+            Some(EntrancePlan::Listen(_)) => return self.listen(&Place::Device(name.to_owned())),
+            Some(EntrancePlan::Connect(path)) => {
+                listen::check_path(path)?;
+                return Ok((Answer::Connects, Vec::new()));
+            }
+            Some(EntrancePlan::Passed(fd)) => *fd,
+            None => return Err(format!("device '{name}' has no entrance").into()),
+        };
+        Ok(match adopt::adopt(passed, self.passed.remove(&passed))? {
+            Adopted::Connected(stream) => (Answer::Connected, vec![stream.into()]),
+            Adopted::Listening(listener) => (Answer::Passed, vec![listener.into()]),
+        })
+    }
+
+    fn uplink(&mut self, name: &str) -> Result<Reply, Box<dyn Error>> {
+        let passed = &mut self.passed;
+        let uplink = self.plan.devices.get(name).and_then(|device| device.uplink.as_ref());
+        let tap = match uplink.ok_or_else(|| format!("device '{name}' has no uplink to open"))? {
+            UplinkPlan::Tap(request) => tap::open_tap(request)?,
+            UplinkPlan::TapFd(fds) => tap::adopt_tap(fds, |fd| passed.remove(&fd))?,
+            UplinkPlan::Macvtap { name, queues } => macvtap::open_macvtap(name, *queues)?,
+            UplinkPlan::Xdp(request) => return Ok(xdp_reply(xdp::open_xdp_with(request, |fd| passed.remove(&fd))?)),
+        };
+        self.interfaces.insert(name.to_owned(), tap.name.clone());
+        let OpenedTap { name, queues, multi_queue, existed, uso, guest_mac } = tap;
+        Ok((Answer::Tap { name, multi_queue, existed, uso, guest_mac }, queues))
+    }
+}
+
+fn xdp_reply(opened: OpenedXdp) -> Reply {
+    let OpenedXdp { interface, mtu, sockets, busy_poll, program, packets } = opened;
+    let terms = program.as_ref().map(|it| ProgramTerms { is_generic: it.is_generic, is_shared: it.is_shared });
+    let answer = Answer::Xdp { interface, mtu, busy_poll, program: terms, packets: packets.is_some() };
+    let mut fds = sockets;
+    fds.extend(program.into_iter().flat_map(|program| [program.link, program.sockets, program.rules]));
+    fds.extend(packets);
+    (answer, fds)
+}
+
+/// An error with what caused it.
+fn text_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::opener::{ListenRequest, StatePlan};
+
+    fn refused(opener: &mut Opener, request: &Request) -> String {
+        match opener.answer(request) {
+            (Answer::Refused(text), fds) if fds.is_empty() => text,
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_opened_that_is_not_planned() {
+        let mut opener = Opener::default();
+        let name = || "nic0".to_owned();
+        for request in [
+            Request::Control,
+            Request::Metrics,
+            Request::Entrance(name()),
+            Request::Connect(name()),
+            Request::Uplink(name()),
+            Request::State(name()),
+            Request::Mtu(name(), 1400),
+        ] {
+            let text = refused(&mut opener, &request);
+            assert!(text.contains("configured") || text.contains("'nic0' has no"), "{text}");
+        }
+        // A device that is there does not stand for others, nor for what it does not have.
+        opener.plan.devices.insert(name(), DevicePlan::default());
+        for request in [
+            Request::Entrance(name()),
+            Request::Connect(name()),
+            Request::Uplink(name()),
+            Request::Uplink("../nic0".into()),
+            Request::Mtu("lo".into(), 1400),
+        ] {
+            refused(&mut opener, &request);
+        }
+        assert_eq!(opener.answer(&Request::Remove(Place::Control)).0, Answer::Done);
+    }
+
+    #[test]
+    fn what_is_planned_is_opened_and_removed_when_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listen = ListenRequest { path: path.clone(), mode: None, group: None };
+        let device = DevicePlan {
+            entrance: Some(EntrancePlan::Listen(listen)),
+            uplink: None,
+            state: Some(StatePlan { dir: dir.path().to_owned(), len: 64 }),
+        };
+        let mut opener = Opener::new(Plan { devices: [("a".into(), device)].into(), ..Plan::default() });
+        let (answer, fds) = opener.answer(&Request::Entrance("a".into()));
+        assert_eq!((answer, fds.len()), (Answer::Listening, 1));
+        assert_eq!(opener.answer(&Request::State("a".into())).1.len(), 1);
+        assert!(path.exists());
+        opener.answer(&Request::Remove(Place::Control));
+        assert!(path.exists(), "another socket was meant");
+        opener.answer(&Request::Remove(Place::Device("a".into())));
+        assert!(!path.exists());
+        // What somebody else put there stays, however often.
+        let _other = UnixListener::bind(&path).unwrap();
+        opener.answer(&Request::Remove(Place::Device("a".into())));
+        assert!(path.exists());
+    }
+}
