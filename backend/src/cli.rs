@@ -24,6 +24,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", exclusive = true)]
     config: Option<PathBuf>,
 
+    /// Try what the sandbox must refuse instead of serving anything, and say what came of it
+    #[arg(long, hide = true)]
+    sandbox_self_test: bool,
+
     /// Print what this program can do as JSON, and end
     #[arg(long)]
     print_capabilities: bool,
@@ -34,6 +38,12 @@ impl Cli {
     #[must_use]
     pub fn log_format(&self) -> LogFormat {
         self.daemon.log_format
+    }
+
+    /// Whether the sandbox is to be tried.
+    #[must_use]
+    pub fn is_sandbox_self_test(&self) -> bool {
+        self.sandbox_self_test
     }
 
     /// The configuration that was asked for, with the sockets that were passed, checked.

@@ -19,6 +19,7 @@ pub mod offload;
 pub mod opener;
 pub mod record;
 pub mod ring;
+pub mod sandbox;
 pub mod service;
 pub mod uplink;
 mod words;

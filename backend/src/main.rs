@@ -16,11 +16,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 
 use vnicd::cli::Cli;
-use vnicd::config::{Config, LogFormat};
+use vnicd::config::{Config, LogFormat, Switch, UplinkSpec};
 use vnicd::control::ControlServer;
 use vnicd::device::{self, Device, EventLoop, Links, Shared};
 use vnicd::metrics::MetricsServer;
 use vnicd::opener::{Client, Opener};
+use vnicd::sandbox::{self, Needs, Shed};
 use vnicd::service::{Manager, Notifier, PassedSockets};
 use vnicd::worker::mode_events;
 
@@ -56,10 +57,15 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     *format = cli.log_format();
+    let is_self_test = cli.is_sandbox_self_test();
     let config = cli.into_config(PassedSockets::from_env()?)?;
     *format = config.log_format;
     start_log(&config)?;
-    let opener = Client::here(Opener::new(device::plan(&config)));
+    let (opener, shed) = give_up_rights(&config)?;
+    if is_self_test {
+        let shed = shed.ok_or("--sandbox-self-test means nothing with --sandbox off")?;
+        return if sandbox::self_test(shed)? { Ok(()) } else { Err("the sandbox has a hole".into()) };
+    }
     // Before anything that is seen from outside: whoever sees it may send the signal.
     let ended = Rc::new(Cell::new(false));
     let signals = Signals::new(ended.clone())?;
@@ -73,11 +79,13 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
 
     let mut events = EventLoop::new()?;
     events.add_subscriber(Box::new(signals));
+    events.add_subscriber(Box::new(Links::watch(&mut devices)?));
+    // All is open: from here on nobody outside finds a call that is not listed.
+    shed.map(Shed::restrict_calls).transpose()?;
     for device in &mut devices {
         device.serve(&mut events, ended.clone())?;
     }
     let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
-    events.add_subscriber(Box::new(Links::watch(&mut devices)?));
     if let Some(listener) = metrics {
         events.add_subscriber(Box::new(MetricsServer::new(listener, nics.clone())?));
     }
@@ -95,6 +103,18 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         notifier.stopping();
     }
     Ok(())
+}
+
+/// Leaves what takes rights to the opener, and gives up this process's own; none are given up without a sandbox.
+fn give_up_rights(config: &Config) -> Result<(Client, Option<Shed>), Box<dyn Error>> {
+    let opener = Opener::new(device::plan(config));
+    if config.sandbox == Switch::Off {
+        return Ok((Client::here(opener), None));
+    }
+    let opener = opener.into_process(sandbox::confine_opener).map_err(|e| format!("cannot start the opener: {e}"))?;
+    let locks_memory = config.devices.iter().any(|device| matches!(device.uplink, UplinkSpec::AfXdp(_)));
+    let user = config.user.map(|user| (user.uid, user.gid));
+    Ok((opener, Some(sandbox::shed(Needs { user, locks_memory })?)))
 }
 
 fn start_log(options: &Config) -> Result<(), Box<dyn Error>> {

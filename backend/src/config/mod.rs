@@ -33,7 +33,7 @@ use crate::worker::{DeviceName, Moderation, Threads};
 pub use crate::guard::Mac;
 pub use af_xdp::XdpSpec;
 pub use metrics::MetricsAddress;
-pub use values::{CpuList, SocketGroup, SocketMode, UplinkSpec};
+pub use values::{CpuList, RunAs, SocketGroup, SocketMode, UplinkSpec};
 
 /// The daemon's configuration.
 #[derive(Args, Clone, Debug, Deserialize)]
@@ -56,6 +56,15 @@ pub struct Config {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Give up all rights but those that are needed: on or off
+    #[arg(long, value_name = "ON", default_value = "on")]
+    #[serde(default)]
+    pub sandbox: Switch,
+
+    /// Become this user, a name or a number, after what needs rights was set up
+    #[arg(long, value_name = "USER")]
+    pub user: Option<RunAs>,
+
     /// What to log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "LEVEL", default_value = DEFAULT_LOG)]
     #[serde(default = "default_log")]
@@ -76,6 +85,17 @@ const DEFAULT_LOG: &str = "info";
 
 fn default_log() -> String {
     DEFAULT_LOG.into()
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is.
+    #[default]
+    On,
+    /// It is not.
+    Off,
 }
 
 /// How log lines look.
@@ -227,6 +247,9 @@ pub enum ConfigError {
     /// Metrics cannot be given so.
     #[error("{0}")]
     Metrics(String),
+    /// There is no other user without a sandbox.
+    #[error("--user means nothing with --sandbox off")]
+    UserWithoutSandbox,
     /// Two devices want the same thing.
     #[error("devices '{first}' and '{second}' both use {what}: give each its own")]
     Shared {
@@ -260,6 +283,9 @@ impl Config {
     pub fn check(self) -> Result<Self, ConfigError> {
         if self.devices.is_empty() {
             return Err(ConfigError::NoDevice);
+        }
+        if self.user.is_some() && self.sandbox == Switch::Off {
+            return Err(ConfigError::UserWithoutSandbox);
         }
         metrics::check(self.metrics, self.metrics_public).map_err(ConfigError::Metrics)?;
         for (n, device) in self.devices.iter().enumerate() {

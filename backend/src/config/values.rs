@@ -201,7 +201,33 @@ impl FromStr for SocketGroup {
     }
 }
 
-from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup);
+/// The user that the daemon becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RunAs {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's own group.
+    pub gid: u32,
+}
+
+impl FromStr for RunAs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = match text.parse() {
+            Ok(number) => nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(number)),
+            Err(_) => nix::unistd::User::from_name(text),
+        };
+        match found {
+            Ok(Some(user)) => Ok(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
+            Ok(None) => Err(format!("there is no user '{text}'")),
+            Err(e) => Err(format!("user '{text}' cannot be looked up: {e}")),
+        }
+    }
+}
+
+from_string!(UplinkSpec, CpuList, SocketMode, SocketGroup, RunAs);
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,8 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::sandbox;
+
 pub use clock::now;
 pub use counters::{Counter, Histogram, PairCounters};
 pub use events::{Listener, ModeEvent, ModeEvents, mode_events};
@@ -83,6 +85,7 @@ impl WorkerHandle {
                 pin(&own_name, cpu);
             }
             be_on_time(&own_name);
+            sandbox::confine_worker(&own_name);
             worker.run();
         })?;
         let thread_id = begins.recv().map_err(io::Error::other)?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::wakeups::{Interest, Slot, Source, Wakeups};
 use super::{BURST_PACKETS, Pulse, Thread, pin, wait_for_end};
+use crate::sandbox;
 use crate::uplink::{Piped, Received, Rx, Sent, Tx, Valve, WireRx, WireTx, wire};
 
 /// How long a thread that cannot wait for anything sleeps instead.
@@ -53,6 +54,7 @@ impl ProcessorHandle {
             if let Some(cpu) = cpu {
                 pin(&own_name, cpu);
             }
+            sandbox::confine_worker(&own_name);
             processor.run();
         })?;
         let thread_id = begins.recv().map_err(io::Error::other)?;

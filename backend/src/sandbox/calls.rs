@@ -1,0 +1,124 @@
+//! The system calls that each role makes. One that is missing here is refused with `EPERM`, and the kernel's audit log says
+//! which it was (`type=1326 … syscall=N`).
+//!
+//! What is called for every burst stands here without conditions: the kernel then knows its verdict without running the
+//! filter (Linux 5.11).
+
+#![forbid(unsafe_code)]
+
+use libc::*;
+
+/// A system call, and for which arguments it is allowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call {
+    /// For all.
+    Any(c_long),
+    /// If the argument with this index is one of these values.
+    OneOf(c_long, u8, &'static [u64]),
+    /// If the argument with this index has none of these bits.
+    Without(c_long, u8, u64),
+    /// If the argument with this index has all of these bits.
+    With(c_long, u8, u64),
+}
+
+use Call::{Any, OneOf, With, Without};
+
+/// bpf(2): an entry of a map is set, an entry is deleted.
+const MAP_UPDATE_ELEM: u64 = 2;
+const MAP_DELETE_ELEM: u64 = 3;
+
+/// What every thread does: packets, eventfds, memory, time, its own end.
+const WORKER: &[Call] = &[
+    // Packets, kicks and calls.
+    Any(SYS_read),
+    Any(SYS_write),
+    Any(SYS_readv),
+    Any(SYS_writev),
+    Any(SYS_sendto),
+    Any(SYS_sendmsg),
+    Any(SYS_recvfrom),
+    Any(SYS_recvmsg),
+    Any(SYS_epoll_ctl),
+    Any(SYS_epoll_pwait),
+    Any(SYS_epoll_pwait2),
+    Any(SYS_ppoll),
+    Any(SYS_close),
+    // A queue is attached, detached, told what the guest takes; whether an eventfd blocks.
+    OneOf(SYS_ioctl, 1, &[TUNSETQUEUE, TUNSETOFFLOAD, FIONREAD, FIONBIO]),
+    OneOf(SYS_bpf, 0, &[MAP_UPDATE_ELEM, MAP_DELETE_ELEM]),
+    Any(SYS_fcntl),
+    Any(SYS_eventfd2),
+    Any(SYS_timerfd_settime),
+    Any(SYS_getsockopt),
+    // Memory that holds no instructions.
+    Without(SYS_mmap, 2, PROT_EXEC as u64),
+    Without(SYS_mprotect, 2, PROT_EXEC as u64),
+    Any(SYS_munmap),
+    Any(SYS_mremap),
+    Any(SYS_madvise),
+    Any(SYS_brk),
+    // Others, time, itself.
+    Any(SYS_futex),
+    Any(SYS_membarrier),
+    Any(SYS_clock_gettime),
+    Any(SYS_clock_nanosleep),
+    Any(SYS_nanosleep),
+    Any(SYS_getrusage),
+    Any(SYS_getrandom),
+    Any(SYS_sched_yield),
+    Any(SYS_sched_getaffinity),
+    Any(SYS_sched_setaffinity),
+    OneOf(SYS_prctl, 0, &[PR_SET_NAME as u64, PR_SET_TIMERSLACK as u64]),
+    Any(SYS_getpid),
+    Any(SYS_gettid),
+    Any(SYS_rt_sigaction),
+    Any(SYS_rt_sigprocmask),
+    Any(SYS_rt_sigreturn),
+    Any(SYS_sigaltstack),
+    Any(SYS_restart_syscall),
+    Any(SYS_exit),
+    Any(SYS_exit_group),
+];
+
+/// What only the threads of control and of front ends do beside that: connections, guest memory, threads.
+const MAIN: &[Call] = &[
+    Any(SYS_accept4),
+    Any(SYS_shutdown),
+    Any(SYS_setsockopt),
+    Any(SYS_getsockname),
+    Any(SYS_getpeername),
+    // An AF_XDP socket gets its queue.
+    Any(SYS_bind),
+    Any(SYS_fstat),
+    Any(SYS_statx),
+    Any(SYS_fstatfs),
+    Any(SYS_lseek),
+    Any(SYS_epoll_create1),
+    Any(SYS_timerfd_create),
+    // A thread, and never a process. Newer C libraries ask for clone3(2), whose flags no filter sees, and are told that
+    // there is none.
+    With(SYS_clone, 0, (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD) as u64),
+    Any(SYS_clone3),
+    Any(SYS_set_robust_list),
+    Any(SYS_rseq),
+    // A worker's filter.
+    Any(SYS_seccomp),
+    // The opener's end.
+    Any(SYS_wait4),
+];
+
+/// Calls that newer architectures do not have any more.
+#[cfg(target_arch = "x86_64")]
+const OLD: &[Call] = &[Any(SYS_epoll_wait), Any(SYS_poll)];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[Call] = &[];
+
+/// What a worker calls.
+pub(super) fn of_worker() -> impl Iterator<Item = Call> {
+    WORKER.iter().chain(OLD).copied()
+}
+
+/// What every other thread calls, and whatever the workers that it starts do.
+pub(super) fn of_main() -> impl Iterator<Item = Call> {
+    MAIN.iter().copied().chain(of_worker())
+}
