@@ -61,6 +61,8 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let config = cli.into_config(PassedSockets::from_env()?)?;
     *format = config.log_format;
     start_log(&config)?;
+    // While it may be connected to, wherever it is.
+    let notifier = Notifier::from_env();
     let (opener, shed) = give_up_rights(&config)?;
     if is_self_test {
         let shed = shed.ok_or("--sandbox-self-test means nothing with --sandbox off")?;
@@ -69,7 +71,6 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     // Before anything that is seen from outside: whoever sees it may send the signal.
     let ended = Rc::new(Cell::new(false));
     let signals = Signals::new(ended.clone())?;
-    let notifier = Notifier::from_env();
     let control = config.control.as_ref().map(|_| opener.control()).transpose()?;
     let metrics = config.metrics.map(|_| opener.metrics()).transpose()?;
     let (events, listener) = mode_events()?;
