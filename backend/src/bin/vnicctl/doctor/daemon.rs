@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use vnicd::control::{DeviceStatus, Status};
 
+use super::super::client::{Daemon, Error};
 use super::finding::Finding;
-use crate::client::{Daemon, Error};
 
 /// Counters that say that frames are lost, why, and what to do.
 const LOSSES: [(&str, &str, &str); 8] = [

@@ -20,7 +20,8 @@ use vnicd::service::PassedSockets;
 
 use self::finding::{Finding, Grade};
 use self::host::Host;
-use crate::client::{self, Daemon, Error};
+use super::client::{self, Daemon, Error};
+use super::text::one_line;
 
 /// Where packages put the configuration.
 const DEFAULT_CONFIG: &str = "/etc/vnicd/vnicd.toml";
@@ -62,8 +63,8 @@ fn configuration(args: &Args) -> Result<Option<Config>, Finding> {
     let bad = |what: String, mend: &str| Finding::bad("configuration", what, mend);
     if !args.options.is_empty() {
         let words = std::iter::once("vnicd").chain(args.options.iter().map(String::as_str));
-        let cli = Cli::try_parse_from(words)
-            .map_err(|e| bad(crate::text::one_line(&e.to_string()), "vnicd --help tells all options"))?;
+        let cli =
+            Cli::try_parse_from(words).map_err(|e| bad(one_line(&e.to_string()), "vnicd --help tells all options"))?;
         return cli.into_config(PassedSockets::default()).map(Some).map_err(|e| bad(in_full(&*e), "mend the options"));
     }
     let path = match &args.config {
@@ -71,7 +72,8 @@ fn configuration(args: &Args) -> Result<Option<Config>, Finding> {
         None if PathBuf::from(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
         None => return Ok(None),
     };
-    Config::read(&path).map(Some).map_err(|e| bad(in_full(&e), "mend the file: vnicd does not start with it"))
+    let checked = Config::read(&path).and_then(Config::check);
+    checked.map(Some).map_err(|e| bad(in_full(&e), "mend the file: vnicd does not start with it"))
 }
 
 /// An error with all its causes.
