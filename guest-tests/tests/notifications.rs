@@ -1,11 +1,12 @@
 //! Who tells whom, and when: kicks as the device asks for them, calls as the driver does, in every format's own words.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, FORMATS, PACKED, VERSION_1};
 use guest_tests::driver::{Calls, Kicks, Posting, ScriptedNic};
-use guest_tests::lab::eventually;
+use guest_tests::lab::{beside, eventually};
 use guest_tests::{NetNs, Vnicd};
 use vhost::vhost_user::VhostUserFrontend;
 use vm_memory::{Bytes, GuestAddress};
@@ -208,6 +209,34 @@ fn an_event_inside_of_a_burst_is_seen() -> Result<()> {
                 ensure!(nic.tx.call.read().is_ok(), "round {round}: no call for a burst of 4 that has event {event}");
             }
         }
+        Ok(())
+    })
+}
+
+/// A kick is an edge and is not read: a worker that is at work has nothing of a driver that kicks without end, not one
+/// system call a round.
+#[test]
+fn kicks_without_end_are_never_read() -> Result<()> {
+    in_each_format(|nic| {
+        let kick = nic.tx.kick.try_clone()?;
+        let flood = |stop: &AtomicBool| {
+            let mut kicks = 0;
+            while !stop.load(Ordering::Relaxed) {
+                kick.write(1)?;
+                kicks += 1;
+            }
+            Ok(kicks)
+        };
+        let traffic = || {
+            (0..100u8).try_for_each(|n| {
+                nic.send(&[n; 60], 1)?;
+                nic.host_sends(&[n; 60])?;
+                nic.expect_and_post(&[n; 60], |_| false).map(drop)
+            })
+        };
+        let written = beside(flood, traffic)?;
+        let left = kick.read().context("somebody has read the kicks")?;
+        ensure!(left >= written, "{left} kicks are left of {written}");
         Ok(())
     })
 }
