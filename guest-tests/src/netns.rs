@@ -88,9 +88,18 @@ impl NetNs {
 
     /// Starts one of the traffic [`tools`](crate::tools) inside: `ns.tool("tcp-recv 5001")`.
     pub fn tool(&self, line: &str) -> Result<Process> {
+        Process::spawn(self.tool_command(line)?)
+    }
+
+    /// The same for one that may run as long as `lifetime`.
+    pub fn tool_for(&self, line: &str, lifetime: Duration) -> Result<Process> {
+        Process::spawn_for(self.tool_command(line)?, lifetime)
+    }
+
+    fn tool_command(&self, line: &str) -> Result<Command> {
         let mut command = self.command(assets::agent()?);
         command.arg("tool").args(line.split_whitespace());
-        Process::spawn(command)
+        Ok(command)
     }
 
     /// Makes a persistent TAP interface that has a virtio-net header, for QEMU's own `-netdev tap`.

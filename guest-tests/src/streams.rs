@@ -14,6 +14,8 @@ use crate::tools::{MemoryReport, READY, TcpReport};
 
 const ENDLESS: u64 = 1 << 50;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long they may run, in the longest form of a test.
+const LIFETIME: Duration = Duration::from_secs(3600);
 /// In the guest: what the tools print, and what tells them to stop.
 const STOP: &str = "/tmp/streams.stop";
 const TO_GUEST: u16 = 5001;
@@ -51,7 +53,7 @@ impl Streams {
     ) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let stop = dir.path().join("stop");
-        let receiver = ns.tool(&format!("tcp-recv {TO_HOST}"))?;
+        let receiver = ns.tool_for(&format!("tcp-recv {TO_HOST}"), LIFETIME)?;
         receiver.wait_for_line(READY, PATIENCE)?;
         inside.run_ok(&format!("rm -f {STOP}"))?;
         if let Some(mib) = memory_mib {
@@ -61,7 +63,8 @@ impl Streams {
         start_inside(inside, "receiver", &format!("tcp-recv {TO_GUEST}"))?;
         wait_ready(inside, "receiver")?;
         start_inside(inside, "sender", &format!("tcp-send {host} {TO_HOST} {ENDLESS} 1 {STOP}"))?;
-        let sender = ns.tool(&format!("tcp-send {guest} {TO_GUEST} {ENDLESS} 2 {}", stop.display()))?;
+        let sending = format!("tcp-send {guest} {TO_GUEST} {ENDLESS} 2 {}", stop.display());
+        let sender = ns.tool_for(&sending, LIFETIME)?;
         let memory = memory_mib.is_some();
         let streams = Self { ns: ns.clone(), device: device.into(), dir, receiver, sender, memory };
         streams.wait_moved(streams.carried()?, 1 << 20)?;
