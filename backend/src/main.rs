@@ -61,9 +61,10 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let config = cli.into_config(PassedSockets::from_env()?)?;
     *format = config.log_format;
     start_log(&config)?;
-    // While it may be connected to, wherever it is.
+    let opener = start_opener(&config)?;
+    // While it may be connected to, wherever it is; what was passed has been taken over.
     let notifier = Notifier::from_env();
-    let (opener, shed) = give_up_rights(&config)?;
+    let shed = give_up_rights(&config)?;
     if is_self_test {
         let shed = shed.ok_or("--sandbox-self-test means nothing with --sandbox off")?;
         return if sandbox::self_test(shed)? { Ok(()) } else { Err("the sandbox has a hole".into()) };
@@ -106,16 +107,25 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Leaves what takes rights to the opener, and gives up this process's own; none are given up without a sandbox.
-fn give_up_rights(config: &Config) -> Result<(Client, Option<Shed>), Box<dyn Error>> {
+/// Leaves what takes rights to the opener: a process of its own, unless there is no sandbox.
+fn start_opener(config: &Config) -> Result<Client, Box<dyn Error>> {
     let opener = Opener::new(device::plan(config));
+    Ok(match config.sandbox {
+        Switch::Off => Client::here(opener),
+        Switch::On => {
+            opener.into_process(sandbox::confine_opener).map_err(|e| format!("cannot start the opener: {e}"))?
+        }
+    })
+}
+
+/// Gives up this process's own rights, unless there is no sandbox.
+fn give_up_rights(config: &Config) -> Result<Option<Shed>, Box<dyn Error>> {
     if config.sandbox == Switch::Off {
-        return Ok((Client::here(opener), None));
+        return Ok(None);
     }
-    let opener = opener.into_process(sandbox::confine_opener).map_err(|e| format!("cannot start the opener: {e}"))?;
     let locks_memory = config.devices.iter().any(|device| matches!(device.uplink, UplinkSpec::AfXdp(_)));
     let user = config.user.map(|user| (user.uid, user.gid));
-    Ok((opener, Some(sandbox::shed(Needs { user, locks_memory })?)))
+    Ok(Some(sandbox::shed(Needs { user, locks_memory })?))
 }
 
 fn start_log(options: &Config) -> Result<(), Box<dyn Error>> {
