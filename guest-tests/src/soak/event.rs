@@ -4,6 +4,8 @@ use std::fmt;
 
 use fastrand::Rng;
 
+use crate::guest::Zone;
+
 /// A kind of event, and how often it comes beside the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -70,8 +72,10 @@ pub enum Event {
     Channels(usize, u16),
     /// A guest migrates.
     Migrate(usize),
-    /// A guest gets memory, or loses what it got.
-    Memory(usize),
+    /// A guest gets memory.
+    Plug(usize, Zone),
+    /// It loses what it got.
+    Unplug(usize),
     /// A scripted client's memory table grows, or shrinks.
     ClientMemory(usize),
     /// A guest stands still for so many milliseconds.
@@ -92,7 +96,7 @@ impl Event {
             Self::GuestReconnects(_) | Self::ClientReconnects(_) => Kind::Reconnect,
             Self::Channels(..) => Kind::Channels,
             Self::Migrate(_) => Kind::Migrate,
-            Self::Memory(_) | Self::ClientMemory(_) => Kind::Memory,
+            Self::Plug(..) | Self::Unplug(_) | Self::ClientMemory(_) => Kind::Memory,
             Self::Pause(..) => Kind::Pause,
             Self::NextClient(_) | Self::NextTestpmd => Kind::Client,
         }
@@ -125,7 +129,8 @@ impl fmt::Display for Event {
             Self::ClientReconnects(at) => write!(f, "the client of daemon {} connects again", daemon(at)),
             Self::Channels(at, pairs) => write!(f, "guest {} uses {pairs} pairs", guest(at)),
             Self::Migrate(at) => write!(f, "migrate guest {}", guest(at)),
-            Self::Memory(at) => write!(f, "memory of guest {}", guest(at)),
+            Self::Plug(at, zone) => write!(f, "plug {zone:?} memory into guest {}", guest(at)),
+            Self::Unplug(at) => write!(f, "unplug memory of guest {}", guest(at)),
             Self::ClientMemory(at) => write!(f, "memory of the client of daemon {}", daemon(at)),
             Self::Pause(at, ms) => write!(f, "stop guest {} for {ms} ms", guest(at)),
             Self::NextClient(at) => write!(f, "another client of daemon {}", daemon(at)),

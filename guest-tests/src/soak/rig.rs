@@ -16,7 +16,7 @@ use super::line::{Kind as Flow, Line, Place};
 use super::modes::Modes;
 use super::vm::Vm;
 use super::{Event, Kind, Options, PATIENCE, Report};
-use crate::guest::Slots;
+use crate::guest::{Slots, Zone};
 use crate::netns::NetNs;
 use crate::patience::Patience;
 use crate::process::Process;
@@ -100,8 +100,8 @@ impl Rig {
         Ok(rig)
     }
 
-    /// What of a kind is to happen to whom.
-    pub(super) fn draw(&self, kind: Kind, random: &mut Rng) -> Event {
+    /// What of a kind is to happen to whom. `is_late`: in the second half of the run.
+    pub(super) fn draw(&self, kind: Kind, is_late: bool, random: &mut Rng) -> Event {
         let at = random.usize(0..2);
         match kind {
             Kind::Kill => Event::Kill,
@@ -114,9 +114,13 @@ impl Rig {
                 let others = random.u16(1..vm.pairs);
                 Event::Channels(at, if others < vm.channels { others } else { others + 1 })
             }
-            Kind::Migrate => Event::Migrate(at),
-            Kind::Memory if random.u8(0..4) > 0 => Event::Memory(at),
-            Kind::Memory => Event::ClientMemory(at),
+            Kind::Migrate => Event::Migrate(if self.vms[at].is_bound() { 0 } else { at }),
+            Kind::Memory if random.u8(0..4) == 0 => Event::ClientMemory(at),
+            Kind::Memory if self.vms[at].is_bound() => Event::ClientMemory(at),
+            Kind::Memory if self.vms[at].dimms() > 0 => Event::Unplug(at),
+            // In the end network buffers shall lie in plugged memory, too.
+            Kind::Memory if at == 1 && is_late => Event::Plug(at, Zone::Kernel),
+            Kind::Memory => Event::Plug(at, Zone::Movable),
             Kind::Pause => Event::Pause(at, random.u64(20..1000)),
             Kind::Client if random.bool() => Event::NextTestpmd,
             Kind::Client => Event::NextClient(at),
@@ -144,11 +148,15 @@ impl Rig {
             }
             Event::Channels(at, pairs) => self.vms[at].set_channels(pairs),
             Event::Migrate(at) => {
-                report.downtimes.push(self.vms[at].migrate(&self.slots)?);
+                match self.vms[at].migrate(&self.slots)? {
+                    Some(downtime) => report.downtimes.push(downtime),
+                    None => report.kept += 1,
+                }
                 Ok(())
             }
-            Event::Memory(at) => {
-                report.kept += u64::from(!self.vms[at].change_memory()?);
+            Event::Plug(at, zone) => self.vms[at].plug(zone),
+            Event::Unplug(at) => {
+                report.kept += u64::from(!self.vms[at].unplug()?);
                 Ok(())
             }
             Event::ClientMemory(at) => {

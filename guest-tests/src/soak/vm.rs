@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::line::{OVER, Place, STOP};
-use crate::guest::{Dimm, Guest, GuestBuilder, Nic, Slots, Zone};
+use crate::guest::{Accel, Dimm, Guest, GuestBuilder, Nic, Slots, Zone};
 use crate::streams::{start_inside, wait_ready};
 use crate::tools::MemoryReport;
 use crate::{Kernel, Qemu};
@@ -35,6 +35,7 @@ pub(super) struct Vm {
     lifetime: Duration,
     guest: Option<Guest>,
     dimms: Vec<Dimm>,
+    is_bound: bool,
     plugged: u32,
 }
 
@@ -54,6 +55,7 @@ impl Vm {
             lifetime,
             guest: None,
             dimms: Vec::new(),
+            is_bound: false,
             plugged: 0,
         };
         vm.guest = Some(vm.builder(slots).start()?);
@@ -89,13 +91,20 @@ impl Vm {
         self.guest.as_ref().with_context(|| format!("guest {} was lost", self.name))
     }
 
-    /// Moves it to the other daemon: how long it stood still.
-    pub(super) fn migrate(&mut self, slots: &Slots) -> Result<Duration> {
+    /// Moves it to the other daemon: how long it stood still. None if it stays, because Linux does not let go of memory.
+    ///
+    /// Without KVM, QEMU 10 loses what a guest writes to plugged memory while it migrates, whatever is behind its network
+    /// device: `physical_memory_sync_dirty_bitmap` has the translator watch pages by their place in their block of memory,
+    /// where their place in all memory is wanted. So the guest gives such memory back first.
+    pub(super) fn migrate(&mut self, slots: &Slots) -> Result<Option<Duration>> {
+        if self.guest()?.accel() == Accel::Tcg && !self.unplug()? {
+            return Ok(None);
+        }
         let guest = self.guest.take().context("the guest was lost")?;
         self.at = 1 - self.at;
         let (next, migration) = guest.migrate(self.builder(slots))?;
         self.guest = Some(next);
-        Ok(migration.downtime)
+        Ok(Some(migration.downtime))
     }
 
     /// Has QEMU lose its connection.
@@ -113,21 +122,28 @@ impl Vm {
         Ok(())
     }
 
-    /// Gives it memory for anything the first time, then gives and takes memory that can be taken. Says whether the guest
-    /// followed.
-    pub(super) fn change_memory(&mut self) -> Result<bool> {
-        if let Some(dimm) = self.dimms.get(1) {
-            let is_free = self.guest()?.unplug(dimm)?;
-            if is_free {
-                self.dimms.truncate(1);
-            }
-            return Ok(is_free);
-        }
-        let zone = if self.dimms.is_empty() { Zone::Kernel } else { Zone::Movable };
+    /// Whether it has memory that Linux may use for anything, and will not let go.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// Plugs in memory.
+    pub(super) fn plug(&mut self, zone: Zone) -> Result<()> {
         let dimm = self.guest()?.plug(&format!("dimm{}", self.plugged), zone)?;
         self.plugged += 1;
         self.dimms.push(dimm);
-        Ok(true)
+        self.is_bound |= zone == Zone::Kernel;
+        Ok(())
+    }
+
+    /// Takes out memory that can be taken. Says whether Linux let it go.
+    pub(super) fn unplug(&mut self) -> Result<bool> {
+        let Some(dimm) = self.dimms.last() else { return Ok(true) };
+        let is_free = self.guest()?.unplug(dimm)?;
+        if is_free {
+            self.dimms.pop();
+        }
+        Ok(is_free)
     }
 
     /// How many pieces of memory it has got.
