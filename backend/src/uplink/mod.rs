@@ -30,7 +30,7 @@ pub use tx_burst::{Head, Judged, Progress, Sent, TxBurst, TxFrame};
 pub use wire::{WireRx, WireTx, loopback_pair, wire};
 
 /// Largest frame that the kernel hands over or takes, in bytes: 65,535 of IP after an Ethernet and a VLAN header.
-const MAX_FRAME: usize = 65_535 + 18;
+pub(crate) const MAX_FRAME: usize = 65_535 + 18;
 
 /// What came from the uplink.
 #[derive(Debug)]
