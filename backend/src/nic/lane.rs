@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::capture::Recorder;
 use crate::mode::Policy;
 use crate::uplink::{Rx, Tx};
 use crate::worker::{
-    self, Direction, Mailbox, PairCounters, PairGauges, ProcessorHandle, QueueId, Thread, Threads, WorkerHandle,
+    self, Direction, Mailbox, MailboxError, Message, PairCounters, PairGauges, ProcessorHandle, QueueId, Thread,
+    Threads, WorkerHandle,
 };
 
 /// A lane of a device.
@@ -48,32 +50,34 @@ pub(super) struct Idle {
     pub(super) tx: Tx,
     pub(super) rx: Rx,
     pub(super) policy: Policy,
+    /// Who copies what its worker will move, if anybody does.
+    pub(super) recorder: Option<Box<Recorder>>,
 }
 
 impl Lane {
     /// The lanes of pair number `pair`.
     pub(super) fn of_pair(pair: QueueId, threads: Threads, (tx, rx): (Tx, Rx), policy: Policy) -> Vec<Self> {
         if threads != Threads::PerDirection {
-            return vec![Self::new(pair, Idle { tx, rx, policy })];
+            return vec![Self::new(pair, tx, rx, policy)];
         }
         tx.part();
         let beside = rx.beside();
         // Who sees one direction alone takes questions that are answered for a stream.
         let policy = Policy { gather_us: 0, ..policy };
         vec![
-            Self::new(pair.with(Direction::Rx), Idle { tx: Tx::none(), rx, policy }),
-            Self::new(pair.with(Direction::Tx), Idle { tx, rx: beside, policy }),
+            Self::new(pair.with(Direction::Rx), Tx::none(), rx, policy),
+            Self::new(pair.with(Direction::Tx), tx, beside, policy),
         ]
     }
 
-    fn new(id: QueueId, idle: Idle) -> Self {
+    fn new(id: QueueId, tx: Tx, rx: Rx, policy: Policy) -> Self {
         Self {
             id,
             counters: Arc::default(),
-            gauges: Arc::new(PairGauges::new(&idle.policy, worker::now())),
+            gauges: Arc::new(PairGauges::new(&policy, worker::now())),
             cpu: None,
             processor_cpu: None,
-            state: Mutex::new(LaneState::Idle(idle)),
+            state: Mutex::new(LaneState::Idle(Idle { tx, rx, policy, recorder: None })),
         }
     }
 
@@ -106,6 +110,24 @@ impl Lane {
             LaneState::Running(worker, _) => Some(get(worker)),
             LaneState::Idle(_) | LaneState::Failed => None,
         }
+    }
+
+    /// Has what its worker moves copied from now on, or no more. A lane that has no worker yet begins so.
+    ///
+    /// # Errors
+    /// When the worker does not answer.
+    pub fn capture(&self, recorder: Option<Box<Recorder>>) -> Result<(), MailboxError> {
+        let mailbox = match &mut *self.state() {
+            LaneState::Idle(idle) => {
+                idle.recorder = recorder;
+                return Ok(());
+            }
+            LaneState::Running(worker, _) => worker.mailbox().clone(),
+            // It moves nothing any more.
+            LaneState::Failed => return Ok(()),
+        };
+        // What copied before is let go of here: to unmap its memory takes time that a worker does not have.
+        mailbox.ask(self.id, |answer| Message::Capture(recorder, answer)).map(drop)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LaneState> {

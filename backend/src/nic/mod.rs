@@ -13,6 +13,7 @@ mod modes;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use self::lane::{Idle, LaneState};
@@ -324,7 +325,7 @@ impl Nic {
         let lane = self.lane(ring).ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
         let mut state = lane.state();
         match std::mem::replace(&mut *state, LaneState::Failed) {
-            LaneState::Idle(Idle { tx, rx, policy }) => {
+            LaneState::Idle(Idle { tx, rx, policy, recorder }) => {
                 let worker = self.workers.find(self.threads, lane.id, lane.cpu).map_err(error)?;
                 let (processor, (tx, rx)) = match self.threads {
                     Threads::Pipeline => {
@@ -349,6 +350,10 @@ impl Nic {
                 }));
                 if !self.link_up() {
                     mailbox.send(lane.id, Message::Carrier(false));
+                }
+                if recorder.is_some() {
+                    // Nothing copied before.
+                    mailbox.send(lane.id, Message::Capture(recorder, sync_channel(1).0));
                 }
                 *state = LaneState::Running(worker, processor);
                 Ok(mailbox)

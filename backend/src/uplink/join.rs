@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::tx_burst::bit;
 use super::{Progress, Sent, TxBurst, TxFrame};
 use crate::offload::{Coalescer, Frames, Joined, NetHeader, Offloads, Out, PEEK, PEEK_AT, Plan};
 
@@ -88,7 +89,7 @@ fn send_alone(burst: &TxBurst<'_>, at: usize, sink: &mut impl Sink, progress: &m
         progress.segments += frame.segments() as u64;
         progress.bytes += frame.len as u64;
     } else {
-        progress.note(sent);
+        progress.note(sent, bit(at));
     }
     sent
 }
@@ -106,16 +107,16 @@ fn send_joined(burst: &TxBurst<'_>, joined: &Joined<'_>, sink: &mut impl Sink, p
             for part in joined.parts() {
                 if send_alone(burst, part.frame, sink, progress) == Sent::Full {
                     progress.end = None;
-                    progress.refused += 1;
+                    progress.note(Sent::Refused, bit(part.frame));
                 }
             }
             return Sent::Done;
         }
         Sent::Down | Sent::Gone => {
             progress.down += joined.segments() as u64 - 1;
-            progress.note(sent);
+            progress.note(sent, joined.parts().fold(0, |frames, part| frames | bit(part.frame)));
         }
-        Sent::Full | Sent::Fault => progress.note(sent),
+        Sent::Full | Sent::Fault => progress.note(sent, 0),
     }
     sent
 }

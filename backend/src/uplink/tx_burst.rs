@@ -106,6 +106,8 @@ pub struct Progress {
     pub down: u64,
     /// Frames that the uplink refused.
     pub refused: u64,
+    /// A bit for each frame of the burst, the first one the lowest: it is among those that were lost or refused.
+    pub lost: u64,
     /// What ended the burst too early, or the state of an uplink that is down.
     pub end: Option<Sent>,
 }
@@ -113,7 +115,8 @@ pub struct Progress {
 impl<'a> TxBurst<'a> {
     /// Frame number `at`.
     #[inline]
-    pub(super) fn frame(&self, at: usize) -> TxFrame<'a> {
+    #[must_use]
+    pub fn frame(&self, at: usize) -> TxFrame<'a> {
         let judged = &self.frames[at];
         let chain = &self.taken.chains()[usize::from(judged.chain)];
         let len = (chain.len as usize).saturating_sub(self.skip);
@@ -135,7 +138,7 @@ impl<'a> TxBurst<'a> {
                     more_segments += frame.segments() - 1;
                 }
             } else {
-                progress.note(sent);
+                progress.note(sent, bit(at));
                 if progress.ends_with(sent) {
                     break;
                 }
@@ -187,14 +190,34 @@ impl TxFrame<'_> {
     }
 }
 
+/// The bit of frame number `at` of a burst.
+#[inline]
+pub(super) fn bit(at: usize) -> u64 {
+    1u64.checked_shl(at as u32).unwrap_or(0)
+}
+
 impl Progress {
+    /// Which frames of the burst were sent now: a bit for each, the first one the lowest. Those before them, as
+    /// [`TxBurst::ahead`] tells, were sent already.
+    #[must_use]
+    pub fn sent(&self, before: u64) -> u64 {
+        let done = bit(self.done).wrapping_sub(1);
+        let ahead = self.ahead.checked_shl(self.done as u32).unwrap_or(0);
+        (done | ahead) & !before & !self.lost
+    }
+
+    /// Notes what became of frames that were not sent; these are their bits.
     #[cold]
-    pub(super) fn note(&mut self, sent: Sent) {
+    pub(super) fn note(&mut self, sent: Sent, frames: u64) {
         match sent {
             Sent::Done => {}
-            Sent::Refused => self.refused += 1,
+            Sent::Refused => {
+                self.refused += 1;
+                self.lost |= frames;
+            }
             Sent::Down | Sent::Gone => {
                 self.down += 1;
+                self.lost |= frames;
                 self.end = Some(sent);
             }
             Sent::Full | Sent::Fault => self.end = Some(sent),

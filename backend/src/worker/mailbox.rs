@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Features, Pair, QueueId};
+use crate::capture::Recorder;
 use crate::memory::MemoryTable;
 use crate::mode::{ModeError, Order};
 use crate::record::RingRecord;
@@ -83,6 +84,8 @@ pub enum Message {
     Announce([u8; 6]),
     /// The uplink's interface got or lost its carrier.
     Carrier(bool),
+    /// What is moved is copied, or no more. Answered with what copied it before.
+    Capture(Option<Box<Recorder>>, SyncSender<Option<Box<Recorder>>>),
     /// A mode is ordered. Answered with whether it can be had.
     Mode(Order, SyncSender<Result<(), ModeError>>),
 }

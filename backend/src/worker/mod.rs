@@ -12,6 +12,7 @@ mod id;
 mod mailbox;
 mod moderation;
 mod moved;
+mod observers;
 mod pair;
 mod processor;
 mod pulse;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::clock::now;
 use super::guard::Budget;
-use super::moderation::{Priorities, URGENT_LEN};
+use super::moderation::Priorities;
 use super::moved::Moved;
+use super::observers::Observers;
 use super::queue::Queue;
 use super::shared::{Features, Shared};
 use super::{BURST_PACKETS, Guard};
 use crate::guard::Allowance;
-use crate::memory::{GuestSlice, copy_from_guest, copy_to_guest, refresh_in_guest};
+use crate::memory::{copy_from_guest, copy_to_guest, refresh_in_guest};
 use crate::mode::{Direction, Time};
 use crate::offload::{HEADER_LEN, NetHeader, Offloads};
 use crate::ring::{Ring, RingError, Taken, Virtqueue};
@@ -44,10 +45,7 @@ struct State {
     filled: Vec<u32>,
     /// Bytes of these chains.
     filled_room: usize,
-    /// Which packets are urgent, while that matters.
-    urgent: Option<Priorities>,
-    /// One was among those of the round.
-    found_urgent: bool,
+    observers: Observers,
 }
 
 #[derive(Debug)]
@@ -100,7 +98,12 @@ impl RxHalf {
 
     /// Looks for packets that are urgent from now on, or no more.
     pub(super) fn look_for_urgent(&mut self, urgent: Option<Priorities>) {
-        self.state.urgent = urgent;
+        self.state.observers.look_for_urgent(urgent);
+    }
+
+    /// Has frames copied from now on, or no more.
+    pub(super) fn set_captured(&mut self, on: bool) {
+        self.state.observers.set_captured(on);
     }
 
     /// Drops a frame that waits for buffers: the ring or its features change.
@@ -138,8 +141,7 @@ impl RxHalf {
             (Ring::Packed(ring), Rx::Generate(uplink)) => state.round(ring, uplink, shared, most),
         };
         self.budget.moved(moved.segments, moved.bytes);
-        let moved =
-            Moved { published: self.queue.publish(), urgent: std::mem::take(&mut self.state.found_urgent), ..moved };
+        let moved = Moved { published: self.queue.publish(), urgent: self.state.observers.take_urgent(), ..moved };
         if let Some(error) = error {
             if moved.published {
                 self.queue.call_for_published();
@@ -174,7 +176,7 @@ impl State {
                     Ok(0) => Ok(Step::Stop(Direction::Blocked)),
                     Ok(_) => {
                         let taken = ring.taken();
-                        let (frames, bytes) = self.deliver_plain(taken, &terms, uplink, &moved, most);
+                        let (frames, bytes) = self.deliver_plain(taken, &terms, uplink, shared, &moved, most);
                         if frames > 0 {
                             delivered += frames;
                             moved.packets += frames;
@@ -256,6 +258,7 @@ impl State {
         taken: &Taken,
         terms: &Terms,
         uplink: &mut U,
+        shared: &mut Shared,
         moved: &Moved,
         most: Allowance,
     ) -> (u64, u64) {
@@ -270,8 +273,11 @@ impl State {
             let slices = taken.buffers().get(chain.slices());
             refresh_in_guest(header, slices);
             copy_to_guest(frame, slices, header.len());
-            if let Some(urgent) = self.urgent {
-                self.found_urgent |= urgent.are_urgent(&frame[..frame.len().min(URGENT_LEN)]);
+            if self.observers.any() {
+                self.observers.look(shared.recorder.as_mut(), frame.len(), |to| {
+                    to.copy_from_slice(&frame[..to.len()]);
+                    to.len()
+                });
             }
             self.filled.push((header.len() + frame.len()) as u32);
             self.filled_room += chain.len as usize;
@@ -312,7 +318,7 @@ impl State {
         &mut self,
         ring: &mut R,
         terms: &Terms,
-        shared: &Shared,
+        shared: &mut Shared,
         mut header: NetHeader,
         len: usize,
         rest: &[u8],
@@ -328,7 +334,7 @@ impl State {
             return Step::Again;
         }
         if rest.is_empty() {
-            return self.deliver(ring, terms, header, len);
+            return self.deliver(ring, terms, shared, header, len);
         }
         self.unfinished = Some(Unfinished { header, len, rest: rest.to_vec(), since: now() });
         Step::Again
@@ -336,7 +342,12 @@ impl State {
 
     /// Completes a frame that did not fit the buffers posted when it came.
     #[cold]
-    fn finish_one<R: Virtqueue>(&mut self, ring: &mut R, terms: &Terms, shared: &Shared) -> Result<Step, RingError> {
+    fn finish_one<R: Virtqueue>(
+        &mut self,
+        ring: &mut R,
+        terms: &Terms,
+        shared: &mut Shared,
+    ) -> Result<Step, RingError> {
         let Some(frame) = self.unfinished.take() else { return Ok(Step::Again) };
         let total = terms.header_len + frame.len;
         let landed = total - frame.rest.len();
@@ -356,11 +367,18 @@ impl State {
         }
         let first = self.filled.len();
         copy_to_guest(&frame.rest, ring.taken().slices_from(first, ring.taken().len() - first), landed);
-        Ok(self.deliver(ring, terms, frame.header, frame.len))
+        Ok(self.deliver(ring, terms, shared, frame.header, frame.len))
     }
 
     /// Prepares a frame for the driver that lies in the first chains that are not filled, behind the room for its header.
-    fn deliver<R: Virtqueue>(&mut self, ring: &R, terms: &Terms, mut header: NetHeader, len: usize) -> Step {
+    fn deliver<R: Virtqueue>(
+        &mut self,
+        ring: &R,
+        terms: &Terms,
+        shared: &mut Shared,
+        mut header: NetHeader,
+        len: usize,
+    ) -> Step {
         let (first, mut left) = (self.filled.len(), terms.header_len + len);
         for (at, chain) in ring.taken().chains().iter().enumerate().skip(first) {
             let filled = (chain.len as usize).min(left);
@@ -376,20 +394,13 @@ impl State {
             copy_from_guest(ring.taken().slices_from(first, chains), terms.header_len + at, &mut byte);
             byte[0]
         });
-        if let Some(urgent) = self.urgent {
-            self.found_urgent |= is_urgent(urgent, ring.taken().slices_from(first, chains), terms.header_len);
+        if self.observers.any() {
+            // A driver that changes the frame meanwhile changes what is seen of its own frame only.
+            let slices = ring.taken().slices_from(first, chains);
+            self.observers.look(shared.recorder.as_mut(), len, |to| copy_from_guest(slices, terms.header_len, to));
         }
         header.set_num_buffers(chains as u16);
         copy_to_guest(&header.0[..terms.header_len], ring.taken().slices_from(first, chains), 0);
         Step::Delivered(len, segments)
     }
-}
-
-/// Whether a frame that lies in guest memory is urgent. A driver that changes it meanwhile is called, or not, for its own
-/// packet only.
-#[cold]
-fn is_urgent(urgent: Priorities, slices: &[GuestSlice<'_>], header_len: usize) -> bool {
-    let mut bytes = [0; URGENT_LEN];
-    let len = copy_from_guest(slices, header_len, &mut bytes);
-    urgent.are_urgent(&bytes[..len])
 }

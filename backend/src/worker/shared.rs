@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{PairCounters, QueueId};
+use crate::capture::Recorder;
 use crate::mode::Uplink;
 use crate::offload::Offloads;
 
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     /// The uplink's interface carries frames, as far as the kernel tells.
     pub(super) has_carrier: bool,
     pub(super) counters: Arc<PairCounters>,
+    /// Who copies what is moved, if anybody does.
+    pub(super) recorder: Option<Box<Recorder>>,
 }
 
 impl Shared {

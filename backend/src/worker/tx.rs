@@ -8,6 +8,7 @@ use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
 use super::{BURST_PACKETS, Guard, QueueId};
+use crate::capture::Recorder;
 use crate::guard::{Allowance, Filter};
 use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
 use crate::mode::Direction;
@@ -134,6 +135,9 @@ impl Sender {
         let ahead = self.leftover.ahead;
         let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead, heads: &self.heads };
         let sent = self.uplink.send(&burst);
+        if let Some(recorder) = &mut shared.recorder {
+            record(recorder, &burst, sent.sent(ahead));
+        }
         // All chains before the first frame that was not dealt with are done, dropped ones among them.
         let done = self.frames.get(sent.done).map_or(packets, |frame| frame.chain.into());
         ring.complete_unwritten(done);
@@ -230,6 +234,17 @@ impl Sender {
                 tracing::debug!(queue = %self.id, "frame dropped: {e}");
             }
         }
+    }
+}
+
+/// Copies the frames of a burst that were sent, each of which has its bit. What was judged of a frame, and is sent as it
+/// was then, is what is copied.
+#[cold]
+fn record(recorder: &mut Recorder, burst: &TxBurst<'_>, mut sent: u64) {
+    while sent != 0 {
+        let frame = burst.frame(sent.trailing_zeros() as usize);
+        recorder.record(false, frame.len, |to| frame.copy(0, to));
+        sent &= sent - 1;
     }
 }
 

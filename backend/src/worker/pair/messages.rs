@@ -65,6 +65,11 @@ impl Pair {
                 tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
             }
             Message::Carrier(carries) => self.shared.set_carrier(carries),
+            Message::Capture(recorder, answer) => {
+                self.rx.set_captured(recorder.is_some());
+                let old = std::mem::replace(&mut self.shared.recorder, recorder);
+                let _ = answer.send(old);
+            }
             Message::Mode(order, answer) => {
                 let done = self.governor.order(order, now());
                 self.mode_changed();

@@ -97,7 +97,14 @@ impl Pair {
             interest: Interest::default(),
             room_interest: Interest::default(),
             slot: Slot::default(),
-            shared: Shared { id, features: Features::default(), link: Link::Detached, has_carrier: true, counters },
+            shared: Shared {
+                id,
+                features: Features::default(),
+                link: Link::Detached,
+                has_carrier: true,
+                counters,
+                recorder: None,
+            },
         };
         pair.mode_changed();
         pair
@@ -200,6 +207,9 @@ impl Pair {
             self.governor.woke(self.looked, Cause::Mailbox);
         }
         let start = cycles();
+        if let Some(recorder) = &mut self.shared.recorder {
+            recorder.set_time(now());
+        }
         let tx = self.tx.round(&mut self.shared);
         let rx = self.rx.round(&mut self.shared);
         let now = now();
