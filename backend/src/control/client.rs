@@ -1,9 +1,13 @@
 //! A client of the control socket: what it sent that is not answered yet, and what it has not read yet, both bounded.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use vmm_sys_util::epoll::EventSet;
 
@@ -31,6 +35,8 @@ pub(super) struct Client {
     /// Events that it was too slow for and has not been told of.
     lost: u64,
     has_asked: bool,
+    /// What goes with the first bytes that are written next.
+    to_pass: Option<OwnedFd>,
     /// When it last sent or read something.
     active: Instant,
 }
@@ -49,6 +55,7 @@ impl Client {
             is_subscribed: false,
             lost: 0,
             has_asked: false,
+            to_pass: None,
             active: Instant::now(),
         }
     }
@@ -94,6 +101,21 @@ impl Client {
         self.output.extend(line.as_bytes());
     }
 
+    /// Passes it an open file, with the answer that is put next.
+    pub(super) fn pass(&mut self, file: OwnedFd) {
+        self.to_pass = Some(file);
+    }
+
+    /// What it is known by, as long as it is there.
+    pub(super) fn id(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    /// Its process; 0 if the kernel does not tell.
+    pub(super) fn pid(&self) -> i32 {
+        socket_peercred(&self.stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get())
+    }
+
     /// It is told of events from now on.
     pub(super) fn subscribe(&mut self) {
         self.is_subscribed = true;
@@ -130,6 +152,18 @@ impl Client {
         }
     }
 
+    /// Writes some of what is kept for it.
+    fn write(&mut self) -> io::Result<usize> {
+        let Some(file) = &self.to_pass else { return self.stream.write(&self.output) };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        let files = [file.as_fd()];
+        message.push(SendAncillaryMessage::ScmRights(&files));
+        let sent = sendmsg(&self.stream, &[IoSlice::new(&self.output)], &mut message, SendFlags::NOSIGNAL)?;
+        self.to_pass = None;
+        Ok(sent)
+    }
+
     /// Writes what it takes. Says what to wait for then.
     pub(super) fn send(&mut self) -> Result<EventSet, Gone> {
         loop {
@@ -139,7 +173,7 @@ impl Client {
             if self.output.is_empty() {
                 break;
             }
-            match self.stream.write(&self.output) {
+            match self.write() {
                 Ok(n) => {
                     self.output.drain(..n);
                     self.active = Instant::now();

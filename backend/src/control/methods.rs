@@ -1,4 +1,4 @@
-//! What can be asked and ordered, but for events.
+//! What can be asked and ordered, but for events and captures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::map::map;
 use super::{LaneMode, Request, RpcError, SinceStart, Stats, Status, Target};
 use crate::mode::{Mode, Order};
 use crate::nic::{Lane, Nic, OrderError};
+use crate::worker::QueueId;
 
 /// Longest time for which a mode can be set.
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -81,8 +82,18 @@ impl Methods {
         modes(&self.devices.iter().flat_map(|device| device.lanes()).collect::<Vec<_>>())
     }
 
-    fn lanes(&self, target: &Target) -> Result<Vec<&Lane>, RpcError> {
+    pub(super) fn lanes(&self, target: &Target) -> Result<Vec<&Lane>, RpcError> {
         target.lanes(&self.devices).map_err(RpcError::invalid_params)
+    }
+
+    /// The lane that is called so.
+    pub(super) fn lane(&self, id: QueueId) -> Option<&Lane> {
+        self.devices.iter().flat_map(|device| device.lanes()).find(|lane| lane.id == id)
+    }
+
+    #[cfg(test)]
+    pub(super) fn device(&self, name: &str) -> Option<&Nic> {
+        self.devices.iter().map(Arc::as_ref).find(|device| device.name().as_str() == name)
     }
 
     fn order(&self, target: &Target, order: Order) -> Result<Value, RpcError> {

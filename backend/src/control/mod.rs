@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod captures;
 mod client;
 mod door;
 mod events;
@@ -21,6 +22,7 @@ mod testing;
 
 use self::events::SinceStart;
 
+pub use captures::CaptureStart;
 pub use events::{EVENTS_LOST, Lost, MODE_CHANGED, ModeChange};
 pub use map::MapEntry;
 pub use mode_status::{LaneMode, ModeStatus};

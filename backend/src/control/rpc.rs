@@ -1,10 +1,13 @@
 //! Requests and answers as JSON-RPC 2.0 writes them.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// What can be asked.
-const METHODS: [&str; 8] = ["status", "map", "stats", "mode.show", "mode.set", "mode.toggle", "mode.auto", "events"];
+const METHODS: [&str; 9] =
+    ["status", "map", "stats", "mode.show", "mode.set", "mode.toggle", "mode.auto", "events", "capture"];
 
 /// A request.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -54,6 +57,14 @@ impl RpcError {
 
     pub(super) fn too_many_listen(limit: usize) -> Self {
         Self::new(-32000, format!("{limit} clients listen to events already, and no more can: end one of them"))
+    }
+
+    pub(super) fn cannot_capture(why: impl ToString) -> Self {
+        Self::new(-32000, why)
+    }
+
+    pub(super) fn no_memory_to_capture(error: io::Error) -> Self {
+        Self::cannot_capture(format!("there is no memory for the capture: {error}"))
     }
 
     /// An order failed for some lanes (each with the reason) and was carried out for others.

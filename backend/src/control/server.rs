@@ -11,6 +11,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde_json::Value;
 use vmm_sys_util::epoll::EventSet;
 
+use super::captures::Captures;
 use super::client::{Client, Gone};
 use super::door::Door;
 use super::events::{self, SinceStart};
@@ -33,6 +34,7 @@ pub struct ControlServer {
     start: SinceStart,
     listener: Listener,
     clients: HashMap<RawFd, Client>,
+    captures: Captures,
 }
 
 impl ControlServer {
@@ -43,7 +45,7 @@ impl ControlServer {
     pub fn new(listening: Listening, devices: Vec<Arc<Nic>>, listener: Listener) -> io::Result<Self> {
         let start = SinceStart::now();
         let (door, methods) = (Door::new(listening)?, Methods::new(devices, start));
-        Ok(Self { door, methods, start, listener, clients: HashMap::new() })
+        Ok(Self { door, methods, start, listener, clients: HashMap::new(), captures: Captures::default() })
     }
 
     /// Lets everybody in who waits and for whom there is room.
@@ -82,7 +84,8 @@ impl ControlServer {
     /// The client that leaves when another wants its place.
     fn idlest(&self) -> Option<RawFd> {
         let now = Instant::now();
-        let idle = self.clients.iter().filter_map(|(fd, client)| Some((client.idleness(now)?, *fd)));
+        let may_leave = self.clients.iter().filter(|(_, client)| !self.captures.has(client));
+        let idle = may_leave.filter_map(|(fd, client)| Some((client.idleness(now)?, *fd)));
         idle.max().map(|(_, fd)| fd)
     }
 
@@ -98,6 +101,7 @@ impl ControlServer {
             && !line.trim_ascii().is_empty()
             && let Some(answer) = rpc::answer(&line, |request| match request.method.as_str() {
                 "events" => self.subscribe(request, client, ops),
+                "capture" => self.captures.start(&self.methods, request, client),
                 _ => self.methods.call(request),
             })
         {
@@ -114,6 +118,7 @@ impl ControlServer {
             return;
         }
         let _ = ops.remove(Events::empty_raw(fd));
+        self.captures.end(&self.methods, &client);
         if client.is_subscribed() && self.subscribers() == 0 {
             self.listener.listen(false);
         }

@@ -95,6 +95,9 @@ const MAIN: &[Call] = &[
     Any(SYS_lseek),
     Any(SYS_epoll_create1),
     Any(SYS_timerfd_create),
+    // The memory of a capture.
+    Any(SYS_memfd_create),
+    Any(SYS_fallocate),
     // A thread, and never a process. Newer C libraries ask for clone3(2), whose flags no filter sees, and are told that
     // there is none.
     With(SYS_clone, 0, (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD) as u64),
