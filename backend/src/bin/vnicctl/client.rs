@@ -1,10 +1,13 @@
 //! The way to a daemon.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -36,6 +39,9 @@ pub(crate) enum Error {
     /// The output could not be written.
     #[error("cannot print: {0}")]
     Output(io::Error),
+    /// A capture cannot go on.
+    #[error("{0}")]
+    Capture(String),
     /// Something is wrong with a set-up, which was told already.
     #[error("{0} at fault: see above")]
     Faults(usize),
@@ -74,13 +80,47 @@ impl Daemon {
 
     /// Asks, and keeps the connection for what comes after the answer.
     pub(crate) fn open(&self, method: &str, params: Value) -> Result<(Value, Connection<'_>), Error> {
-        let mut stream = UnixStream::connect(&self.path).map_err(|e| self.no_daemon(e))?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(|e| self.no_daemon(e))?;
-        stream.write_all(control::call(method, params).as_bytes()).map_err(|e| self.no_daemon(e))?;
+        let stream = self.send(method, params)?;
         let mut connection = Connection { daemon: self, reader: BufReader::new(stream) };
         let answer = control::parse_answer(&connection.line()?)?;
         connection.reader.get_ref().set_read_timeout(None).map_err(|e| self.no_daemon(e))?;
         Ok((answer, connection))
+    }
+
+    /// Asks, and has a file with the answer, and the connection that both came on.
+    pub(crate) fn ask_for_file(&self, method: &str, params: Value) -> Result<(Value, OwnedFd, UnixStream), Error> {
+        let stream = self.send(method, params)?;
+        let (mut line, mut file) = (Vec::new(), None);
+        while !line.ends_with(b"\n") {
+            let mut bytes = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut with = RecvAncillaryBuffer::new(&mut space);
+            let got = recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut with, RecvFlags::CMSG_CLOEXEC);
+            match got.map_err(|e| self.no_daemon(e.into()))?.bytes {
+                0 => return Err(self.closed()),
+                n => line.extend(&bytes[..n]),
+            }
+            for message in with.drain() {
+                if let RecvAncillaryMessage::ScmRights(files) = message {
+                    file = files.last().or(file);
+                }
+            }
+        }
+        let answer = control::parse_answer(&String::from_utf8_lossy(&line))?;
+        let file = file.ok_or_else(|| Error::Capture("the daemon's answer came without a file".into()))?;
+        Ok((answer, file, stream))
+    }
+
+    fn send(&self, method: &str, params: Value) -> Result<UnixStream, Error> {
+        let mut stream = UnixStream::connect(&self.path).map_err(|e| self.no_daemon(e))?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(|e| self.no_daemon(e))?;
+        stream.write_all(control::call(method, params).as_bytes()).map_err(|e| self.no_daemon(e))?;
+        Ok(stream)
+    }
+
+    /// The daemon is gone.
+    pub(crate) fn closed(&self) -> Error {
+        Error::Closed(self.path.clone())
     }
 
     fn no_daemon(&self, source: io::Error) -> Error {
@@ -97,7 +137,7 @@ impl Connection<'_> {
     pub(crate) fn line(&mut self) -> Result<String, Error> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
-            Ok(0) => Err(Error::Closed(self.daemon.path.clone())),
+            Ok(0) => Err(self.daemon.closed()),
             Ok(_) => Ok(line),
             Err(e) => Err(self.daemon.no_daemon(e)),
         }

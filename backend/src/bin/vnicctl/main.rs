@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capture;
 mod client;
 mod doctor;
 mod events;
@@ -54,6 +55,9 @@ enum Command {
     Stats(stats::Args),
     /// Print a line for each change of a mode, until it is interrupted
     Events(events::Args),
+    /// Write what a guest sends and gets to a file, until it is interrupted
+    #[command(after_help = capture::AFTER_HELP)]
+    Capture(capture::Args),
     /// Explain why a set-up does not work: rights, uplinks, sockets, memory, the daemon
     Doctor(doctor::Args),
     /// Show modes, rates and latencies of all queues, second by second
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Mode(command) => mode::run(&daemon, command),
         Command::Stats(args) => stats::run(&daemon, &args),
         Command::Events(args) => events::run(&daemon, &args),
+        Command::Capture(args) => capture::run(&daemon, &args),
         Command::Doctor(args) => doctor::run(&daemon, &args),
         Command::Top(options) => show_top(&options, daemon),
     };
@@ -126,6 +131,11 @@ mod tests {
             (vec!["mode", "show", "/"], "'/' is no target"),
             (vec!["stats", "--watch", "0"], "'0'"),
             (vec!["stats", "--watch", "NaN"], "'NaN'"),
+            (vec!["capture"], "--write <FILE>"),
+            (vec!["capture", "-w", "-", "--filter", "tcp prot 80"], "'prot' is not expected there"),
+            (vec!["capture", "-w", "-", "--snaplen", "0"], "0 is not in 1..=65553"),
+            (vec!["capture", "-w", "-", "--count", "0"], "0 is not in 1.."),
+            (vec!["capture", "-w", "-", "--device", "nic0/x"], "'nic0/x' is no target"),
             (vec!["fly"], "'fly'"),
         ] {
             let error = Cli::try_parse_from(["vnicctl"].iter().chain(&args)).unwrap_err();
