@@ -27,6 +27,7 @@
 #![warn(missing_docs)]
 
 pub mod assets;
+pub mod captured;
 pub mod configured;
 pub mod container;
 pub mod control;
