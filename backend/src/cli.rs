@@ -51,13 +51,47 @@ impl Cli {
     /// # Errors
     /// When it makes no sense.
     pub fn into_config(self, passed: PassedSockets) -> Result<Config, Box<dyn Error>> {
-        let mut config = match self.config {
-            Some(path) => Config::read(&path)?,
-            None => Config { devices: vec![self.device], ..self.daemon },
-        };
-        passed.give_to(&mut config)?;
-        Ok(config.check()?)
+        match self.source(passed.clone()) {
+            Some(source) => source.parse(&source.text()?),
+            None => finished(Config { devices: vec![self.device], ..self.daemon }, passed),
+        }
     }
+
+    /// Where the configuration can be read again, if it is a file.
+    #[must_use]
+    pub fn source(&self, passed: PassedSockets) -> Option<Source> {
+        self.config.clone().map(|path| Source { path, passed })
+    }
+}
+
+/// A configuration file, and the sockets that were passed for its devices.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: PathBuf,
+    passed: PassedSockets,
+}
+
+impl Source {
+    /// What the file says now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn text(&self) -> Result<String, Box<dyn Error>> {
+        Ok(Config::text(&self.path)?)
+    }
+
+    /// The configuration that `text` is, with the sockets that were passed, checked.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn parse(&self, text: &str) -> Result<Config, Box<dyn Error>> {
+        finished(Config::parse(&self.path, text)?, self.passed.clone())
+    }
+}
+
+fn finished(mut config: Config, passed: PassedSockets) -> Result<Config, Box<dyn Error>> {
+    passed.give_to(&mut config)?;
+    Ok(config.check()?)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -12,15 +13,16 @@ use std::sync::Arc;
 
 use clap::Parser;
 use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use rustix::event::{EventfdFlags, eventfd};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 
-use vnicd::cli::Cli;
+use vnicd::cli::{Cli, Source};
 use vnicd::config::{Config, LogFormat, Switch, UplinkSpec};
-use vnicd::control::ControlServer;
-use vnicd::device::{self, Device, EventLoop, Links, Shared};
+use vnicd::control::{ControlServer, Outcome, Reloaded, Reloads};
+use vnicd::device::{self, EventLoop, Fleet, Shared};
 use vnicd::metrics::MetricsServer;
-use vnicd::opener::{Client, Opener};
+use vnicd::opener::{Client, Opener, Reread};
 use vnicd::sandbox::{self, Needs, Shed};
 use vnicd::service::{Manager, Notifier, PassedSockets};
 use vnicd::worker::mode_events;
@@ -58,10 +60,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     *format = cli.log_format();
     let is_self_test = cli.is_sandbox_self_test();
-    let config = cli.into_config(PassedSockets::from_env()?)?;
+    let passed = PassedSockets::from_env()?;
+    let source = cli.source(passed.clone());
+    let config = cli.into_config(passed)?;
     *format = config.log_format;
     start_log(&config)?;
-    let opener = start_opener(&config)?;
+    let opener = start_opener(&config, source.clone())?;
     // While it may be connected to, wherever it is; what was passed has been taken over.
     let notifier = Notifier::from_env();
     let shed = give_up_rights(&config)?;
@@ -70,35 +74,43 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         return if sandbox::self_test(shed)? { Ok(()) } else { Err("the sandbox has a hole".into()) };
     }
     // Before anything that is seen from outside: whoever sees it may send the signal.
-    let ended = Rc::new(Cell::new(false));
-    let signals = Signals::new(ended.clone())?;
+    let (ended, reloads) = (Rc::new(Cell::new(false)), Reloads::default());
+    let signals = Signals::new(ended.clone(), reloads.clone())?;
     let control = config.control.as_ref().map(|_| opener.control()).transpose()?;
     let metrics = config.metrics.map(|_| opener.metrics()).transpose()?;
     let (events, listener) = mode_events()?;
-    let shared = Shared { events, workers: Arc::default(), opener };
-    let open = |device| Device::open(device, &shared);
-    let mut devices = config.devices.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let changed = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let shared = Shared { events, workers: Arc::default(), opener: opener.clone(), changed: changed.clone() };
+    let mut fleet = Fleet::open(&config, shared, ended.clone())?;
+    let nics = fleet.nics();
 
     let mut events = EventLoop::new()?;
     events.add_subscriber(Box::new(signals));
-    events.add_subscriber(Box::new(Links::watch(&mut devices)?));
+    events.add_subscriber(Box::new(fleet.links()?));
     // All is open: from here on nobody outside finds a call that is not listed.
     shed.map(Shed::restrict_calls).transpose()?;
-    for device in &mut devices {
-        device.serve(&mut events, ended.clone())?;
-    }
-    let nics: Vec<_> = devices.iter().map(|device| device.nic().clone()).collect();
+    fleet.serve(&mut events)?;
     if let Some(listener) = metrics {
         events.add_subscriber(Box::new(MetricsServer::new(listener, nics.clone())?));
     }
     if let Some(listening) = control {
-        events.add_subscriber(Box::new(ControlServer::new(listening, nics.clone(), listener)?));
+        events.add_subscriber(Box::new(ControlServer::new(listening, nics.clone(), reloads.clone(), listener)?));
     }
     if let Some(notifier) = notifier.clone() {
-        events.add_subscriber(Box::new(Manager::ready(notifier, nics)?));
+        events.add_subscriber(Box::new(Manager::ready(notifier, nics, changed)?));
     }
     while !ended.get() {
         events.run()?;
+        if reloads.are_asked() {
+            let read = || source.as_ref().ok_or("there is no --config FILE to read again")?.parse(&opener.reread()?);
+            reloads.done(match read() {
+                Ok(wanted) => Outcome::Reloaded(reload(&config, &wanted, &mut fleet, &mut events)),
+                Err(e) => {
+                    tracing::error!("the configuration is not read again, and all stays as it is: {e}");
+                    Outcome::Refused(e.to_string())
+                }
+            });
+        }
     }
     tracing::info!("ending");
     if let Some(notifier) = notifier {
@@ -107,9 +119,28 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Leaves what takes rights to the opener: a process of its own, unless there is no sandbox.
-fn start_opener(config: &Config) -> Result<Client, Box<dyn Error>> {
-    let opener = Opener::new(device::plan(config));
+/// Becomes what `wanted` says, as far as that can be while the daemon runs.
+fn reload(config: &Config, wanted: &Config, fleet: &mut Fleet, events: &mut EventLoop) -> Reloaded {
+    let later = wanted.differs_in(config).into_iter().map(Into::into).collect();
+    let reloaded = Reloaded { later, ..fleet.change_to(wanted, events) };
+    let Reloaded { added, removed, changed, failed, later } = &reloaded;
+    tracing::info!(?added, ?removed, ?changed, failed = failed.len(), "the configuration was read again");
+    if !later.is_empty() {
+        tracing::warn!("these options are taken at the next start: {}", later.join(", "));
+    }
+    reloaded
+}
+
+/// Leaves what takes rights to the opener: a process of its own, unless there is no sandbox. It reads the configuration
+/// again when it is asked to.
+fn start_opener(config: &Config, source: Option<Source>) -> Result<Client, Box<dyn Error>> {
+    let reread = source.map(|source| {
+        Reread::new(move || {
+            let text = source.text().map_err(|e| e.to_string())?;
+            source.parse(&text).map(|config| (device::plan(&config), text)).map_err(|e| e.to_string())
+        })
+    });
+    let opener = Opener::new(device::plan(config)).reread_by(reread);
     Ok(match config.sandbox {
         Switch::Off => Client::here(opener),
         Switch::On => {
@@ -145,30 +176,43 @@ fn start_log(options: &Config) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ends the daemon at SIGTERM and SIGINT.
+/// Ends the daemon at SIGTERM and SIGINT, and has it read its configuration again at SIGHUP.
 struct Signals {
     arrived: UnixStream,
     ended: Rc<Cell<bool>>,
+    hung_up: UnixStream,
+    reloads: Reloads,
 }
 
 impl Signals {
-    fn new(ended: Rc<Cell<bool>>) -> Result<Self, std::io::Error> {
+    fn new(ended: Rc<Cell<bool>>, reloads: Reloads) -> Result<Self, std::io::Error> {
         let (arrived, write) = UnixStream::pair()?;
         for signal in [SIGTERM, SIGINT] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        Ok(Self { arrived, ended })
+        let (hung_up, write) = UnixStream::pair()?;
+        hung_up.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGHUP, write)?;
+        Ok(Self { arrived, ended, hung_up, reloads })
     }
 }
 
 impl MutEventSubscriber for Signals {
     fn init(&mut self, ops: &mut EventOps) {
-        if let Err(e) = ops.add(Events::new_raw(self.arrived.as_raw_fd(), EventSet::IN)) {
-            tracing::error!("signals will not be noticed: {e}");
+        for fd in [self.arrived.as_raw_fd(), self.hung_up.as_raw_fd()] {
+            if let Err(e) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                tracing::error!("signals will not be noticed: {e}");
+            }
         }
     }
 
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        self.ended.set(true);
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        if events.fd() == self.arrived.as_raw_fd() {
+            self.ended.set(true);
+        } else {
+            // However many there were.
+            let _ = self.hung_up.read(&mut [0; 64]);
+            self.reloads.ask();
+        }
     }
 }

@@ -110,7 +110,7 @@ pub enum LogFormat {
 }
 
 /// Options of a device: on the command line for the only one, in a file for each `[[device]]`.
-#[derive(Args, Clone, Debug, Deserialize)]
+#[derive(Args, Clone, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DeviceOptions {
     /// Name of the device in log lines, thread names and commands
@@ -263,17 +263,38 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a configuration file. What it says is still to be checked.
+    /// The text of a configuration file.
     ///
     /// # Errors
-    /// When it cannot be read or is not what it should be; with the line where there is one.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|e| {
+    /// When it cannot be read.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    }
+
+    /// What the text of the file `path` says. It is still to be checked.
+    ///
+    /// # Errors
+    /// When it is not what it should be; with the line where there is one.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|e| {
             let at = e.span().map_or(0, |span| span.start.min(text.len()));
             let line = text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
             ConfigError::Parse { path: path.to_owned(), line, message: e.message().replace('\n', " ") }
         })
+    }
+
+    /// Names of the options that differ from those of `other` and are no device's.
+    #[must_use]
+    pub fn differs_in(&self, other: &Self) -> Vec<&'static str> {
+        let differing = [
+            ("control", self.control != other.control),
+            ("metrics", self.metrics != other.metrics || self.metrics_public != other.metrics_public),
+            ("state-dir", self.state_dir != other.state_dir),
+            ("log", self.log != other.log || self.log_format != other.log_format),
+            ("sandbox", self.sandbox != other.sandbox),
+            ("user", self.user != other.user),
+        ];
+        differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     /// The configuration if it makes sense.

@@ -6,7 +6,10 @@ fn read(text: &str) -> Result<Config, String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
     let dir = file.path().parent().unwrap().display().to_string();
-    Config::read(file.path()).and_then(Config::check).map_err(|e| e.to_string().replace(&dir, ""))
+    Config::text(file.path())
+        .and_then(|text| Config::parse(file.path(), &text))
+        .and_then(Config::check)
+        .map_err(|e| e.to_string().replace(&dir, ""))
 }
 
 #[test]

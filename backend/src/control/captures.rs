@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::methods::{Methods, params};
+use super::methods::{Methods, lanes, params};
 use super::{Request, RpcError, Target};
 use crate::capture::{self, FORMAT, MAX_RINGS, MAX_SNAPLEN, Recorder};
 use crate::nic::Lane;
@@ -59,7 +59,8 @@ impl Captures {
         client: &mut Client,
     ) -> Result<Value, RpcError> {
         let Params { target, snaplen } = params(request)?;
-        let lanes = methods.lanes(&target)?;
+        let nics = methods.nics();
+        let lanes = lanes(&target, &nics)?;
         self.check(client, request, &lanes, snaplen)?;
         let (file, rings) = capture::create(lanes.len()).map_err(RpcError::no_memory_to_capture)?;
         for (at, (lane, ring)) in lanes.iter().zip(rings).enumerate() {
@@ -120,7 +121,8 @@ impl Captures {
     pub(super) fn end(&mut self, methods: &Methods, client: &Client) {
         let Some(at) = self.0.iter().position(|capture| capture.client == client.id()) else { return };
         let Capture { pid, lanes, .. } = self.0.swap_remove(at);
-        lanes.iter().filter_map(|id| methods.lane(*id)).for_each(end);
+        let nics = methods.nics();
+        nics.iter().flat_map(|nic| nic.lanes()).filter(|lane| lanes.contains(&lane.id)).for_each(end);
         tracing::info!(pid, "a capture ends");
     }
 }
@@ -136,8 +138,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::control::SinceStart;
     use crate::control::testing::nic;
+    use crate::control::{Reloads, SinceStart};
     use crate::worker::{Direction, Threads};
 
     fn client() -> (Client, UnixStream) {
@@ -151,14 +153,10 @@ mod tests {
 
     #[test]
     fn a_lane_is_captured_by_one_at_a_time_until_that_one_goes() {
-        let methods = Methods::new(
-            vec![nic("vm1", 2, Threads::PerPair), nic("vm2", 1, Threads::PerDirection)],
-            SinceStart::now(),
-        );
+        let nics = [nic("vm1", 2, Threads::PerPair), nic("vm2", 1, Threads::PerDirection)];
         // One that runs is told; the others begin so.
-        methods.lanes(&"vm1/0".parse().unwrap()).unwrap();
-        let ring = methods.lanes(&"vm1/0".parse().unwrap()).unwrap()[0].id.with(Direction::Rx);
-        methods.device("vm1").unwrap().start_worker(ring).unwrap();
+        nics[0].start_worker(nics[0].lanes()[0].id.with(Direction::Rx)).unwrap();
+        let methods = Methods::new(nics.into_iter().collect(), Reloads::default(), SinceStart::now());
         let mut captures = Captures::default();
         let (mut a, _a) = client();
         let (mut b, _b) = client();
@@ -194,7 +192,7 @@ mod tests {
     #[test]
     fn captures_are_few() {
         let devices = (0..9).map(|n| nic(&format!("vm{n}"), 1, Threads::PerPair)).collect();
-        let methods = Methods::new(devices, SinceStart::now());
+        let methods = Methods::new(devices, Reloads::default(), SinceStart::now());
         let mut captures = Captures::default();
         let mut clients: Vec<_> = (0..9).map(|_| client()).collect();
         for (n, (client, _)) in clients.iter_mut().enumerate() {
@@ -202,7 +200,7 @@ mod tests {
             assert_eq!(started.is_ok(), n < MAX_CAPTURES, "{n}: {started:?}");
         }
         let devices = (0..9).map(|n| nic(&format!("many{n}"), 32, Threads::PerPair)).collect();
-        let many = Methods::new(devices, SinceStart::now());
+        let many = Methods::new(devices, Reloads::default(), SinceStart::now());
         let refused = Captures::default().start(&many, &request(Value::Null), &mut clients[0].0).unwrap_err();
         assert!(refused.message.starts_with("288 queues are too many"), "{refused:?}");
     }

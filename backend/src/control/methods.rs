@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::map::map;
+use super::reloads::Reloads;
 use super::{LaneMode, Request, RpcError, SinceStart, Stats, Status, Target};
 use crate::mode::{Mode, Order};
-use crate::nic::{Lane, Nic, OrderError};
-use crate::worker::QueueId;
+use crate::nic::{Lane, Nic, Nics, OrderError};
 
 /// Longest time for which a mode can be set.
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -43,29 +43,37 @@ struct Set {
     for_s: Option<f64>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Number {
+    reload: u64,
+}
+
 /// Answers requests about devices.
 #[derive(Debug)]
 pub(super) struct Methods {
-    devices: Vec<Arc<Nic>>,
+    nics: Nics,
+    reloads: Reloads,
     start: SinceStart,
 }
 
 impl Methods {
-    pub(super) fn new(devices: Vec<Arc<Nic>>, start: SinceStart) -> Self {
-        Self { devices, start }
+    pub(super) fn new(nics: Nics, reloads: Reloads, start: SinceStart) -> Self {
+        Self { nics, reloads, start }
     }
 
     pub(super) fn call(&self, request: &Request) -> Result<Value, RpcError> {
         match request.method.as_str() {
-            "status" => params(request).map(|Nothing {}| json!(Status::of(&self.devices))),
-            "map" => params(request).map(|Nothing {}| json!({ "queues": map(&self.devices) })),
+            "status" => params(request).map(|Nothing {}| json!(Status::of(&self.nics.all()))),
+            "map" => params(request).map(|Nothing {}| json!({ "queues": map(&self.nics.all()) })),
             "stats" => {
                 let OfAny { target } = params(request)?;
-                Ok(json!(Stats::of(&self.lanes(&target)?, self.start)))
+                let nics = self.nics.all();
+                Ok(json!(Stats::of(&lanes(&target, &nics)?, self.start)))
             }
             "mode.show" => {
                 let OfAny { target } = params(request)?;
-                Ok(modes(&self.lanes(&target)?))
+                Ok(modes(&lanes(&target, &self.nics.all())?))
             }
             "mode.set" => {
                 let Set { target, mode, for_s } = params(request)?;
@@ -73,31 +81,29 @@ impl Methods {
             }
             "mode.toggle" => params(request).and_then(|Of { target }| self.order(&target, Order::Toggle)),
             "mode.auto" => params(request).and_then(|Of { target }| self.order(&target, Order::Auto)),
+            "reload" => params(request).map(|Nothing {}| json!({ "reload": self.reloads.ask() })),
+            "reload.outcome" => {
+                let Number { reload } = params(request)?;
+                Ok(json!(self.reloads.outcome(reload)))
+            }
             other => Err(RpcError::unknown_method(other)),
         }
     }
 
     /// The modes of all lanes.
     pub(super) fn all_modes(&self) -> Value {
-        modes(&self.devices.iter().flat_map(|device| device.lanes()).collect::<Vec<_>>())
+        let nics = self.nics.all();
+        modes(&nics.iter().flat_map(|nic| nic.lanes()).collect::<Vec<_>>())
     }
 
-    pub(super) fn lanes(&self, target: &Target) -> Result<Vec<&Lane>, RpcError> {
-        target.lanes(&self.devices).map_err(RpcError::invalid_params)
-    }
-
-    /// The lane that is called so.
-    pub(super) fn lane(&self, id: QueueId) -> Option<&Lane> {
-        self.devices.iter().flat_map(|device| device.lanes()).find(|lane| lane.id == id)
-    }
-
-    #[cfg(test)]
-    pub(super) fn device(&self, name: &str) -> Option<&Nic> {
-        self.devices.iter().map(Arc::as_ref).find(|device| device.name().as_str() == name)
+    /// The devices that there are.
+    pub(super) fn nics(&self) -> Vec<Arc<Nic>> {
+        self.nics.all()
     }
 
     fn order(&self, target: &Target, order: Order) -> Result<Value, RpcError> {
-        let mut lanes = self.lanes(target)?;
+        let nics = self.nics.all();
+        let mut lanes = lanes(target, &nics)?;
         let is_running = |lane: &&Lane| lane.worker().is_some();
         // A time begins for those that run. If none does, the first one says so.
         if matches!(order, Order::Set(_, Some(_))) && lanes.iter().any(is_running) {
@@ -128,6 +134,11 @@ pub(super) fn params<T: DeserializeOwned>(request: &Request) -> Result<T, RpcErr
     serde_json::from_value(params).map_err(|e| RpcError::invalid_params(format!("{}: {e}", request.method)))
 }
 
+/// The lanes that `target` names.
+pub(super) fn lanes<'a>(target: &Target, nics: &'a [Arc<Nic>]) -> Result<Vec<&'a Lane>, RpcError> {
+    target.lanes(nics).map_err(RpcError::invalid_params)
+}
+
 fn time(seconds: f64) -> Result<Duration, RpcError> {
     let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| *time <= MAX_TIME);
     time.ok_or_else(|| {
@@ -149,7 +160,7 @@ mod tests {
     use crate::worker::{Direction, Threads};
 
     fn methods() -> Methods {
-        Methods::new(vec![nic("vm1", 2, Threads::PerPair)], SinceStart::now())
+        Methods::new([nic("vm1", 2, Threads::PerPair)].into_iter().collect(), Reloads::default(), SinceStart::now())
     }
 
     fn call(methods: &Methods, method: &str, params: Value) -> Result<Value, RpcError> {
@@ -210,8 +221,8 @@ mod tests {
         assert!(error.code == -32000 && error.message.starts_with("vm1/0 has no worker before"), "{error:?}");
         assert_eq!(error.data.unwrap(), json!({ "failed": ["vm1/0", "vm1/1"], "done": [] }));
 
-        let ring = methods.devices[0].lanes()[0].id.with(Direction::Rx);
-        methods.devices[0].start_worker(ring).unwrap();
+        let ring = methods.nics.all()[0].lanes()[0].id.with(Direction::Rx);
+        methods.nics.all()[0].start_worker(ring).unwrap();
         let answer = call(&methods, "mode.set", order).unwrap();
         assert_eq!(
             (answer["lanes"].as_array().unwrap().len(), &answer["lanes"][0]["mode"]["mode"]),
@@ -219,7 +230,7 @@ mod tests {
         );
         assert!(answer["lanes"][0]["mode"]["setting_ends_in_s"].as_f64().is_some_and(|s| s <= 5.0), "{answer}");
 
-        methods.devices[0].give_up(ring);
+        methods.nics.all()[0].give_up(ring);
         let error = call(&methods, "mode.toggle", json!({ "target": "all" })).unwrap_err();
         assert!(error.message.starts_with("vm1/0 has no worker any more"), "{error:?}");
         assert!(error.message.ends_with("; done: vm1/1"), "{error:?}");

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Instant;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -16,8 +15,9 @@ use super::client::{Client, Gone};
 use super::door::Door;
 use super::events::{self, SinceStart};
 use super::methods::{Methods, Nothing, params};
+use super::reloads::Reloads;
 use super::rpc::{self, Request, RpcError};
-use crate::nic::Nic;
+use crate::nic::Nics;
 use crate::opener::Listening;
 use crate::worker::Listener;
 
@@ -42,9 +42,9 @@ impl ControlServer {
     ///
     /// # Errors
     /// When the kernel gives no timer.
-    pub fn new(listening: Listening, devices: Vec<Arc<Nic>>, listener: Listener) -> io::Result<Self> {
+    pub fn new(listening: Listening, nics: Nics, reloads: Reloads, listener: Listener) -> io::Result<Self> {
         let start = SinceStart::now();
-        let (door, methods) = (Door::new(listening)?, Methods::new(devices, start));
+        let (door, methods) = (Door::new(listening)?, Methods::new(nics, reloads, start));
         Ok(Self { door, methods, start, listener, clients: HashMap::new(), captures: Captures::default() })
     }
 

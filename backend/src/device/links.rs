@@ -1,17 +1,18 @@
 //! Watches the uplinks' interfaces (rtnetlink(7)), so that a guest learns when its link goes down or comes up.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use vmm_sys_util::epoll::EventSet;
 
-use super::Device;
 use super::af_xdp::XdpQueues;
-use crate::nic::Nic;
+use crate::nic::Nics;
+use crate::worker::DeviceName;
 
 /// `RTMGRP_LINK`: interfaces come, change and go.
 const GROUP_LINK: u32 = 1;
@@ -29,30 +30,33 @@ const CARRIES: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
 #[derive(Debug)]
 pub struct Links {
     socket: OwnedFd,
-    nics: Vec<Arc<Nic>>,
-    /// What is opened again when its interface comes back.
-    xdp: Vec<XdpQueues>,
+    nics: Nics,
+    reopened: Reopened,
 }
 
+/// What is opened again when its interface comes back, of each device.
+pub(super) type Reopened = Rc<RefCell<Vec<(DeviceName, XdpQueues)>>>;
+
 impl Links {
-    /// Watches the interfaces of `devices`.
+    /// Watches the interfaces of `nics`.
     ///
     /// # Errors
     /// When the kernel gives no socket.
-    pub fn watch(devices: &mut [Device]) -> io::Result<Self> {
+    pub(super) fn watch(nics: Nics, reopened: Reopened) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol number is NETLINK_ROUTE.
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
-        let xdp = devices.iter_mut().filter_map(|device| device.xdp.take()).collect();
-        Ok(Self { socket, nics: devices.iter().map(|device| device.nic.clone()).collect(), xdp })
+        Ok(Self { socket, nics, reopened })
     }
 
     fn tell(&self, change: &Change<'_>) {
-        for queues in self.xdp.iter().filter(|queues| queues.interface() == change.interface && change.exists) {
+        let reopened = self.reopened.borrow();
+        let queues = reopened.iter().map(|(_, queues)| queues);
+        for queues in queues.filter(|queues| queues.interface() == change.interface && change.exists) {
             queues.is_there(change.index);
         }
-        for nic in self.nics.iter().filter(|nic| nic.interface() == Some(change.interface)) {
+        for nic in self.nics.all().iter().filter(|nic| nic.interface() == Some(change.interface)) {
             nic.set_link_up(change.carries);
         }
     }

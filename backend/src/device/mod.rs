@@ -6,15 +6,17 @@
 
 mod af_xdp;
 mod entrance;
+mod fleet;
 mod links;
 mod plan;
 mod uplinks;
 
 use std::error::Error;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use event_manager::{EventManager, MutEventSubscriber, SubscriberId, SubscriberOps};
 
 use self::af_xdp::XdpQueues;
 use self::entrance::Entrance;
@@ -25,6 +27,7 @@ use crate::record::Records;
 use crate::worker::{Guard, ModeEvents, Threads, Workers};
 
 pub use entrance::Ended;
+pub use fleet::Fleet;
 pub use links::Links;
 pub use plan::plan;
 
@@ -40,6 +43,8 @@ pub struct Shared {
     pub workers: Arc<Workers>,
     /// What opens what needs rights.
     pub opener: Client,
+    /// An eventfd, written when a device or a front end comes or goes.
+    pub changed: Arc<OwnedFd>,
 }
 
 /// The CPUs that a device's workers are pinned to, in turn: those that were named; if none were, all that the daemon may
@@ -71,8 +76,9 @@ fn records(options: &DeviceOptions, shared: &Shared) -> Result<Records, Box<dyn 
 #[derive(Debug)]
 pub struct Device {
     nic: Arc<Nic>,
-    xdp: Option<XdpQueues>,
+    queues: Option<XdpQueues>,
     entrance: Option<Entrance>,
+    served: Option<SubscriberId>,
 }
 
 impl Device {
@@ -106,7 +112,8 @@ impl Device {
             records,
             opener: shared.opener.clone(),
         }));
-        Ok(Self { nic, xdp: uplink.xdp, entrance: Some(entrance) })
+        nic.tell_of_front_ends(shared.changed.clone());
+        Ok(Self { nic, queues: uplink.xdp, entrance: Some(entrance), served: None })
     }
 
     /// The NIC.
@@ -121,8 +128,21 @@ impl Device {
     /// When the kernel gives no eventfd or thread.
     pub fn serve(&mut self, events: &mut EventLoop, ended: Ended) -> io::Result<()> {
         if let Some(entrance) = self.entrance.take() {
-            events.add_subscriber(entrance.serve(self.nic.clone(), ended)?);
+            self.served = Some(events.add_subscriber(entrance.serve(self.nic.clone(), ended)?));
         }
         Ok(())
+    }
+
+    /// What is opened again when its interface comes back, once.
+    fn take_queues(&mut self) -> Option<XdpQueues> {
+        self.queues.take()
+    }
+
+    /// Ends it: its front end loses the connection, its socket and its uplink are closed.
+    fn close(self, events: &mut EventLoop) {
+        if let Some(served) = self.served {
+            // Dropped: whoever is connected loses the connection, and its rings are stopped.
+            let _ = events.remove_subscriber(served);
+        }
     }
 }

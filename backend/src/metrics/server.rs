@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -14,7 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::client::{Client, Next};
 use super::expose::expose;
 use super::views::Viewer;
-use crate::nic::Nic;
+use crate::nic::Nics;
 
 /// Most clients at a time. The oldest makes room for the next: whoever scrapes is done long before that.
 const MAX_CLIENTS: usize = 16;
@@ -40,10 +39,10 @@ impl MetricsServer {
     ///
     /// # Errors
     /// When the kernel gives no timer.
-    pub fn new(listener: TcpListener, devices: Vec<Arc<Nic>>) -> io::Result<Self> {
+    pub fn new(listener: TcpListener, nics: Nics) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let (clients, viewer) = (VecDeque::new(), Viewer::new(devices));
+        let (clients, viewer) = (VecDeque::new(), Viewer::new(nics));
         Ok(Self { listener, listens: true, timer, ticking: false, clients, viewer })
     }
 

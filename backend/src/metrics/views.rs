@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::mode::{State, Time};
-use crate::nic::{Lane, Nic};
+use crate::nic::{Lane, Nic, Nics};
 use crate::worker::{self, PairCounters, QueueId};
 
 /// What is shown of a lane: a queue pair, or one direction of it.
@@ -28,19 +28,19 @@ pub(super) struct DeviceView {
 /// Looks at devices, and remembers what it showed of what must not go back.
 #[derive(Debug)]
 pub(super) struct Viewer {
-    devices: Vec<Arc<Nic>>,
+    nics: Nics,
     spent: Spent,
 }
 
 impl Viewer {
-    pub(super) fn new(devices: Vec<Arc<Nic>>) -> Self {
-        Self { devices, spent: Spent::default() }
+    pub(super) fn new(nics: Nics) -> Self {
+        Self { nics, spent: Spent::default() }
     }
 
     /// The devices as they are now.
     pub(super) fn look(&mut self) -> Vec<DeviceView> {
         let now = worker::now();
-        let Self { devices, spent } = self;
+        let Self { nics, spent } = self;
         let mut lane = |lane: &Lane| LaneView {
             id: lane.id,
             counters: lane.counters.clone(),
@@ -52,7 +52,7 @@ impl Viewer {
             link_up: nic.link_up(),
             lanes: nic.lanes().iter().filter(|lane| lane.mailbox().is_some()).map(&mut lane).collect(),
         };
-        devices.iter().map(device).collect()
+        nics.all().iter().map(device).collect()
     }
 }
 

@@ -9,6 +9,7 @@ mod features;
 mod front_end;
 mod lane;
 mod modes;
+mod nics;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,7 @@ pub use features::{FeatureNames, offered, understood};
 pub use front_end::FrontEnd;
 pub use lane::{Lane, WorkerName};
 pub use modes::OrderError;
+pub use nics::Nics;
 
 use crate::mode::Policy;
 use crate::offload::Offloads;
@@ -118,6 +120,22 @@ pub struct StartError {
     id: QueueId,
     #[source]
     source: io::Error,
+}
+
+impl Drop for Nic {
+    /// What its lanes have of workers that others have, too, is given back: the uplink is closed then.
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            if let LaneState::Running(worker, _) = &*lane.state()
+                && Arc::strong_count(worker) > 1
+            {
+                let mailbox = worker.mailbox();
+                mailbox.release(lane.id);
+                // Nobody answers for a lane that has gone: the worker has come that far then.
+                let _ = mailbox.ask(lane.id, |answer| Message::RingEnable(false, answer));
+            }
+        }
+    }
 }
 
 impl Nic {

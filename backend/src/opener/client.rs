@@ -161,6 +161,15 @@ impl Client {
         self.ask(&Request::Mtu(device.into(), mtu)).map(drop)
     }
 
+    /// The text of the configuration as it is now. From now on that is what is opened.
+    ///
+    /// # Errors
+    /// When there is no file, or it makes no sense: then all stays as it was.
+    pub fn reread(&self) -> Result<String> {
+        let (_, fds) = self.ask(&Request::Reread)?;
+        io::read_to_string(File::from(one(fds)?)).map_err(|_| OpenerError::Other)
+    }
+
     fn listening(&self, place: Place, fds: Vec<OwnedFd>) -> Result<Listening> {
         Ok(Listening { listener: one(fds)?.into(), place, client: self.clone() })
     }

@@ -23,7 +23,7 @@ mod xdp;
 pub use adopt::path_of;
 pub use client::{Client, Listening, OpenedEntrance, OpenedUplink, OpenerError};
 pub use listen::ListenRequest;
-pub use plan::{DevicePlan, EntrancePlan, Plan, StatePlan, UplinkPlan};
+pub use plan::{DevicePlan, EntrancePlan, Plan, Reread, StatePlan, UplinkPlan};
 pub use service::Opener;
 pub use tap::{OpenTapError, OpenedTap, TapRequest, open_tap};
 pub use xdp::{OpenedXdp, XdpError, XdpMode, XdpProgram, XdpRequest, open_xdp};

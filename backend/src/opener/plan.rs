@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -72,6 +73,27 @@ pub struct StatePlan {
     pub dir: PathBuf,
     /// Its size in bytes.
     pub len: u64,
+}
+
+/// Makes a plan anew from where it came from.
+pub struct Reread(Box<dyn Fn() -> Result<(Plan, String), String> + Send>);
+
+impl Reread {
+    /// By `read`, which gives the plan and the text that it is from, or says what is wrong with that.
+    #[must_use]
+    pub fn new(read: impl Fn() -> Result<(Plan, String), String> + Send + 'static) -> Self {
+        Self(Box::new(read))
+    }
+
+    pub(super) fn read(&self) -> Result<(Plan, String), String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Reread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reread")
+    }
 }
 
 impl Plan {

@@ -36,7 +36,11 @@ impl Opener {
             return Client::of_process(ours, pid);
         }
         drop(ours);
-        let needed = self.plan().capabilities();
+        let mut needed = self.plan().capabilities();
+        if self.may_change() {
+            // A TAP may come; what AF_XDP takes is too much to keep for one that may never.
+            needed |= CapabilitySet::NET_ADMIN;
+        }
         let ended = settle().and_then(|()| confine(needed)).and_then(|()| self.serve(&theirs));
         if let Err(e) = &ended {
             tracing::error!("the opener ends: {e}");

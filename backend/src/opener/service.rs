@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::fd::{OwnedFd, RawFd};
 
 use super::adopt::{self, Adopted};
 use super::listen::{self, SocketFile};
 use super::messages::{Answer, Place, ProgramTerms, Request};
-use super::plan::{DevicePlan, EntrancePlan, Plan, UplinkPlan};
+use super::plan::{DevicePlan, EntrancePlan, Plan, Reread, UplinkPlan};
 use super::{OpenedTap, OpenedXdp, macvtap, port, state, tap, xdp};
 
 /// An answer and what comes with it.
@@ -19,6 +21,8 @@ pub(super) type Reply = (Answer, Vec<OwnedFd>);
 #[derive(Debug, Default)]
 pub struct Opener {
     plan: Plan,
+    /// How the plan is made anew, if it can be.
+    reread: Option<Reread>,
     /// What was left open for the daemon and not yet handed over.
     passed: HashMap<RawFd, OwnedFd>,
     /// Sockets that were made.
@@ -34,6 +38,17 @@ impl Opener {
     pub fn new(plan: Plan) -> Self {
         let passed = plan.passed().filter_map(|fd| Some((fd, adopt::take(fd)?))).collect();
         Self { plan, passed, ..Self::default() }
+    }
+
+    /// The same, with a plan that changes when its source does.
+    #[must_use]
+    pub fn reread_by(self, reread: Option<Reread>) -> Self {
+        Self { reread, ..self }
+    }
+
+    /// Whether the plan may change.
+    pub(super) fn may_change(&self) -> bool {
+        self.reread.is_some()
     }
 
     /// What may be opened.
@@ -74,6 +89,12 @@ impl Opener {
                     self.interfaces.get(name).ok_or_else(|| format!("device '{name}' has no MTU to set"))?;
                 tap::set_mtu(interface, *mtu)?;
                 (Answer::Done, Vec::new())
+            }
+            Request::Reread => {
+                let reread = self.reread.as_ref().ok_or("there is no configuration file to read again")?;
+                let (plan, text) = reread.read()?;
+                self.plan.devices = plan.devices;
+                (Answer::Done, vec![in_memory(&text)?.into()])
             }
         })
     }
@@ -126,6 +147,14 @@ impl Opener {
     }
 }
 
+/// A file with this text that lies nowhere.
+fn in_memory(text: &str) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create(c"configuration", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
 fn xdp_reply(opened: OpenedXdp) -> Reply {
     let OpenedXdp { interface, mtu, sockets, busy_poll, program, packets } = opened;
     let terms = program.as_ref().map(|it| ProgramTerms { is_generic: it.is_generic, is_shared: it.is_shared });
@@ -173,9 +202,10 @@ mod tests {
             Request::Uplink(name()),
             Request::State(name()),
             Request::Mtu(name(), 1400),
+            Request::Reread,
         ] {
             let text = refused(&mut opener, &request);
-            assert!(text.contains("configured") || text.contains("'nic0' has no"), "{text}");
+            assert!(text.contains("configur") || text.contains("'nic0' has no"), "{text}");
         }
         // A device that is there does not stand for others, nor for what it does not have.
         opener.plan.devices.insert(name(), DevicePlan::default());
@@ -189,6 +219,36 @@ mod tests {
             refused(&mut opener, &request);
         }
         assert_eq!(opener.answer(&Request::Remove(Place::Control)).0, Answer::Done);
+    }
+
+    #[test]
+    fn a_plan_changes_by_its_source_alone() {
+        let source = tempfile::NamedTempFile::new().unwrap();
+        let path = source.path().to_owned();
+        let reread = Reread::new(move || {
+            let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+            let names = text.split_whitespace().map(|name| (name.to_owned(), DevicePlan::default()));
+            if text.contains('!') {
+                Err("line 1: '!'".into())
+            } else {
+                Ok((Plan { devices: names.collect(), ..Plan::default() }, text))
+            }
+        });
+        let mut opener = Opener::default().reread_by(Some(reread));
+        let state = |name: &str| Request::State(name.into());
+        refused(&mut opener, &state("a"));
+        std::fs::write(source.path(), "a b").unwrap();
+        refused(&mut opener, &state("a"));
+        let (answer, fds) = opener.answer(&Request::Reread);
+        assert_eq!(answer, Answer::Done);
+        let [fd] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+        assert_eq!(io::read_to_string(File::from(fd)).unwrap(), "a b");
+        assert_eq!(opener.answer(&state("a")).0, Answer::Done);
+        // One that makes no sense changes nothing.
+        std::fs::write(source.path(), "c !").unwrap();
+        assert_eq!(refused(&mut opener, &Request::Reread), "line 1: '!'");
+        assert_eq!(opener.answer(&state("b")).0, Answer::Done);
+        refused(&mut opener, &state("c"));
     }
 
     #[test]

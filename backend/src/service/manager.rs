@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -15,14 +14,14 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::Notifier;
 use super::watchdog::Watchdog;
-use crate::nic::Nic;
+use crate::nic::{Nic, Nics};
 
 /// Tells the service manager that the daemon is ready, how many front ends it has, and whether its workers go on.
 #[derive(Debug)]
 pub struct Manager {
     notifier: Notifier,
-    nics: Vec<Arc<Nic>>,
-    /// Written when a front end comes or goes.
+    nics: Nics,
+    /// Written when a device or a front end comes or goes.
     changed: Arc<OwnedFd>,
     /// Only where the service manager wants to know.
     watch: Option<(OwnedFd, Watchdog)>,
@@ -30,20 +29,16 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Tells `notifier` that the daemon is ready, and of `nics` from now on.
+    /// Tells `notifier` that the daemon is ready, and of `nics` whenever `changed`, an eventfd, says that there is news.
     ///
     /// # Errors
-    /// When the kernel gives no eventfd or timer.
-    pub fn ready(notifier: Notifier, nics: Vec<Arc<Nic>>) -> io::Result<Self> {
-        let changed = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        for nic in &nics {
-            nic.tell_of_front_ends(changed.clone());
-        }
+    /// When the kernel gives no timer.
+    pub fn ready(notifier: Notifier, nics: Nics, changed: Arc<OwnedFd>) -> io::Result<Self> {
         let watch = match sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
             Some(interval) => Some((timer(interval / 2)?, Watchdog::default())),
             None => None,
         };
-        let status = status(&nics);
+        let status = status(&nics.all());
         let _ = notifier.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
         Ok(Self { notifier, nics, changed, watch, status })
     }
@@ -51,7 +46,7 @@ impl Manager {
     fn tell_status(&mut self) {
         // What it read changes with the next one that comes or goes.
         let _ = rustix::io::read(&*self.changed, &mut [0; 8]);
-        let status = status(&self.nics);
+        let status = status(&self.nics.all());
         if status != self.status && self.notifier.tell(&[NotifyState::Status(&status)]) {
             self.status = status;
         }
@@ -60,7 +55,8 @@ impl Manager {
     fn check(&mut self) {
         let Some((timer, watchdog)) = &mut self.watch else { return };
         let _ = rustix::io::read(&*timer, &mut [0; 8]);
-        let threads: Vec<_> = self.nics.iter().flat_map(|nic| nic.lanes()).flat_map(|lane| lane.threads()).collect();
+        let threads: Vec<_> =
+            self.nics.all().iter().flat_map(|nic| nic.lanes()).flat_map(|lane| lane.threads()).collect();
         if watchdog.check(&threads) {
             let _ = self.notifier.tell(&[NotifyState::Watchdog]);
         }

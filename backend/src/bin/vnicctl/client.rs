@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// A capture cannot go on.
     #[error("{0}")]
     Capture(String),
+    /// The configuration is not as it should be.
+    #[error("nothing is changed: {0}")]
+    NotReloaded(String),
     /// Something is wrong with a set-up, which was told already.
     #[error("{0} at fault: see above")]
     Faults(usize),

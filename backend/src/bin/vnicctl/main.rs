@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod map;
 mod mode;
+mod reload;
 mod stats;
 mod status;
 mod text;
@@ -48,6 +49,8 @@ enum Command {
     Status(status::Args),
     /// Show which worker, CPU, rings and uplink queue each queue has
     Map(map::Args),
+    /// Have the daemon read its configuration file again, and change what differs
+    Reload(reload::Args),
     /// Show or choose when queues sleep (interrupt) and when they are looked at all the time (polling)
     #[command(subcommand)]
     Mode(mode::Command),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Status(args) => status::run(&daemon, &args),
         Command::Map(args) => map::run(&daemon, &args),
+        Command::Reload(args) => reload::run(&daemon, &args),
         Command::Mode(command) => mode::run(&daemon, command),
         Command::Stats(args) => stats::run(&daemon, &args),
         Command::Events(args) => events::run(&daemon, &args),

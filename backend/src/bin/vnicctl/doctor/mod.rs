@@ -72,7 +72,7 @@ fn configuration(args: &Args) -> Result<Option<Config>, Finding> {
         None if PathBuf::from(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
         None => return Ok(None),
     };
-    let checked = Config::read(&path).and_then(Config::check);
+    let checked = Config::text(&path).and_then(|text| Config::parse(&path, &text)).and_then(Config::check);
     checked.map(Some).map_err(|e| bad(in_full(&e), "mend the file: vnicd does not start with it"))
 }
 
