@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::Parser;
 use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 
@@ -68,6 +69,9 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let opener = start_opener(&config, source.clone())?;
     // While it may be connected to, wherever it is; what was passed has been taken over.
     let notifier = Notifier::from_env();
+    let limits = getrlimit(Resource::Nofile);
+    // A device takes fifteen descriptors, a guest's memory up to 509 more. What fails here shows itself when they are needed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let shed = give_up_rights(&config)?;
     if is_self_test {
         let shed = shed.ok_or("--sandbox-self-test means nothing with --sandbox off")?;

@@ -5,13 +5,18 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
 
 use super::links::Reopened;
 use super::{Device, Ended, EventLoop, Links, Shared};
 use crate::config::{Config, DeviceOptions};
 use crate::control::Reloaded;
-use crate::nic::Nics;
+use crate::nic::{Nic, Nics};
 use crate::worker::DeviceName;
+
+/// Threads that end devices. The kernel takes some ten milliseconds to take a TAP away, and takes several at a time.
+const ENDERS: usize = 16;
 
 /// All devices.
 #[derive(Debug)]
@@ -96,11 +101,36 @@ impl Fleet {
         reloaded
     }
 
+    /// The NICs of all, which nobody else may have any more.
+    fn take(&mut self) -> Vec<Arc<Nic>> {
+        self.reopened.borrow_mut().clear();
+        self.nics.clear();
+        self.devices.drain(..).map(|(_, device)| device.nic().clone()).collect()
+    }
+
     fn add(&mut self, options: &DeviceOptions) -> Result<(), Box<dyn Error>> {
         let mut device = Device::open(options, &self.shared)?;
         self.nics.add(device.nic().clone());
         self.reopened.borrow_mut().extend(device.take_queues().map(|queues| (options.name, queues)));
         self.devices.push((options.clone(), device));
         Ok(())
+    }
+}
+
+impl Drop for Fleet {
+    /// Ends all devices, several at a time.
+    fn drop(&mut self) {
+        let mut nics = self.take();
+        let share = nics.len().div_ceil(ENDERS);
+        if nics.len() <= 1 {
+            return;
+        }
+        thread::scope(|scope| {
+            while !nics.is_empty() {
+                let some = nics.split_off(nics.len().saturating_sub(share));
+                // Without a thread they end here.
+                let _ = thread::Builder::new().spawn_scoped(scope, move || drop(some));
+            }
+        });
     }
 }

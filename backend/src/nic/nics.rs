@@ -24,6 +24,11 @@ impl Nics {
         self.0.borrow_mut().push(nic);
     }
 
+    /// None.
+    pub fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+
     /// One less, if there is one of that name.
     pub fn remove(&self, name: DeviceName) {
         self.0.borrow_mut().retain(|nic| nic.name() != name);
