@@ -6,8 +6,8 @@ use std::collections::BinaryHeap;
 use vnicd::capture::{Broken, Consumer, Meta};
 use vnicd::mode::Time;
 
+use super::super::client::Error;
 use super::pcapng::Counts;
-use crate::client::Error;
 
 /// The rings of a capture.
 #[derive(Debug)]

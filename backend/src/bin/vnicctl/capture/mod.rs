@@ -24,7 +24,7 @@ use vnicd::control::{CaptureStart, Target};
 use self::filter::Filter;
 use self::lanes::Lanes;
 use self::output::Output;
-use crate::client::{Daemon, Error};
+use super::client::{Daemon, Error};
 
 /// How long to wait where there is nothing.
 const PAUSE: Duration = Duration::from_millis(10);

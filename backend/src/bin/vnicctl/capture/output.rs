@@ -10,9 +10,9 @@ use vnicd::capture::Meta;
 use vnicd::mode::Time;
 use vnicd::worker;
 
+use super::super::client::Error;
 use super::filter::Filter;
 use super::pcapng::{Counts, Frame, Interface, Way, Writer};
-use crate::client::Error;
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 256 << 10;
