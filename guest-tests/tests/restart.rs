@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, FORMATS, MRG_RXBUF, VERSION_1};
@@ -304,6 +304,39 @@ fn a_state_directory_is_checked() -> Result<()> {
         let output = start(dir)?;
         ensure!(output.status == 2 && output.stderr.contains(said), "{dir}: {output:?}");
         ensure!(output.stderr.contains(&format!("'{dir}")), "{output:?}");
+    }
+    Ok(())
+}
+
+/// Seconds since midnight, UTC, that a log line begins with.
+fn second_of_day(line: &str) -> Option<f64> {
+    let (_, time) = line.split_once('T')?;
+    let mut parts = time.split_once('Z')?.0.split(':').map(|part| part.parse::<f64>().ok());
+    Some(parts.next()?? * 3600.0 + parts.next()?? * 60.0 + parts.next()??)
+}
+
+/// QEMU works on a guest's rings itself as soon as it has lost their device: they are at rest by then.
+#[test]
+fn a_front_end_learns_of_an_orderly_end_when_its_rings_have_stopped() -> Result<()> {
+    for role in [Role::Server, Role::Client] {
+        let rig = Rig::new(role, 8, "loopback")?;
+        let vnicd = rig.daemon(&[])?;
+        let mut driver = rig.driver(0)?;
+        for pair in &mut driver.pairs {
+            pair.exchange(1, AHEAD, PATIENCE)?;
+        }
+        let pid = rustix::process::Pid::from_raw(vnicd.pid().cast_signed()).context("no pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        driver.client.wait_closed()?;
+        let closed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64() % 86_400.0;
+        ensure!(vnicd.terminate()?.success());
+        let log = vnicd.log();
+        let stopped: Vec<_> = log.iter().filter(|line| line.contains("ring stopped")).collect();
+        ensure!(stopped.len() == 16, "{role:?}: {}", log.join("\n"));
+        // Midnight may come in between.
+        let late =
+            stopped.iter().filter_map(|line| second_of_day(line)).filter(|at| (0.0..80_000.0).contains(&(at - closed)));
+        ensure!(late.clone().count() == 0, "{role:?}: {} rings were stopped when it had learnt", late.count());
     }
     Ok(())
 }

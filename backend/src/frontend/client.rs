@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::connection::{peer, serve};
+use super::connection::{end, join, peer, serve};
 use crate::nic::Nic;
 
 /// How long to wait before the second try.
@@ -72,16 +71,16 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        {
+        let connection = {
             let mut state = self.shared.lock();
             state.ending = true;
-            if let Some(connection) = &state.connection {
-                let _ = connection.shutdown(Shutdown::Both);
-            }
-        }
+            state.connection.take()
+        };
         let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the front end's thread panicked");
+        match (connection, self.thread.take()) {
+            (Some(connection), Some(thread)) => end(&connection, thread),
+            (None, Some(thread)) => join(thread),
+            (_, None) => {}
         }
     }
 }

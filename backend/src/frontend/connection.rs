@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Error;
 
@@ -18,6 +19,9 @@ use crate::record::Peer;
 /// How long a front end that made a mistake is kept from making it again: some connect anew at once, for ever, and each
 /// time is a line in the log. Not under a fuzzer, which makes little else than mistakes.
 const MISTAKE_PAUSE: Duration = Duration::from_millis(if cfg!(fuzzing) { 0 } else { 50 });
+
+/// How long the rings of a front end may take to stop before it learns that its connection ends.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
 /// and the connection is closed. Says whether it ran any. `spoke` is set when its first message has come.
@@ -41,6 +45,27 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> b
     // The front end learns of it now, though others may still hold the socket.
     let _ = stream.shutdown(Shutdown::Both);
     had_rings
+}
+
+/// Ends a connection that `thread` serves: its rings are stopped first, and only then does the front end learn of it. QEMU
+/// works on a guest's rings itself as soon as it has lost their device.
+pub(super) fn end(stream: &UnixStream, thread: JoinHandle<()>) {
+    // To the thread it looks as if the front end had gone.
+    let _ = stream.shutdown(Shutdown::Read);
+    let deadline = Instant::now() + END_PATIENCE;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    // It may wait for a front end that does not read.
+    let _ = stream.shutdown(Shutdown::Both);
+    join(thread);
+}
+
+/// Waits for the thread of a front end.
+pub(super) fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("the front end's thread panicked");
+    }
 }
 
 /// Who is at the other end: who made the connection, or who listened for it.

@@ -1,14 +1,13 @@
 //! Front ends that come to a socket: one front end at a time, the next when it has gone.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::connection::{peer, serve};
+use super::connection::{end, peer, serve};
 use crate::nic::Nic;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -128,9 +127,6 @@ impl Connection {
 
     /// Closes the connection and waits until its rings are stopped.
     fn end(self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-        if self.thread.join().is_err() {
-            tracing::error!("the front end's thread panicked");
-        }
+        end(&self.stream, self.thread);
     }
 }
