@@ -85,8 +85,19 @@ impl Area {
         // SAFETY: `first` bytes from `at` on lie in the ring (`stretch`), which the mapping holds; `bytes` is private memory.
         // If another process uses them meanwhile, it reads what it should not have.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ring().wrapping_add(at), first) };
-        // SAFETY: as above, from the ring's first byte on: all bytes together are no more than it has.
-        unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), self.ring(), rest.len()) };
+        if !rest.is_empty() {
+            // SAFETY: as above, from the ring's first byte on: all bytes together are no more than it has.
+            unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), self.ring(), rest.len()) };
+        }
+    }
+
+    /// Writes eight bytes at such a place, which is moved down to a multiple of eight.
+    #[inline]
+    pub(super) fn write_word(&self, place: u64, word: u64) {
+        let at = place as usize & (self.size - 1) & !7;
+        // SAFETY: eight bytes from a multiple of eight on lie in the ring, which begins on a page and has a size that is another;
+        // otherwise as in `write`.
+        unsafe { self.ring().wrapping_add(at).cast::<u64>().write_volatile(word.to_le()) };
     }
 
     /// Reads bytes from such a place; no more of them than the ring has.

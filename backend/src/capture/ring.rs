@@ -86,11 +86,8 @@ impl Producer {
     #[inline]
     pub fn push(&mut self, meta: &Meta, bytes: &[u8]) {
         debug_assert!(record_len(bytes.len()) <= self.area.size() - (self.head - self.tail));
-        let mut header = [0; HEADER];
-        header[..4].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
-        header[4..8].copy_from_slice(&meta.len.to_le_bytes());
-        header[8..].copy_from_slice(&(meta.at.as_nanos() << 1 | u64::from(meta.to_guest)).to_le_bytes());
-        self.area.write(self.head, &header);
+        self.area.write_word(self.head, bytes.len() as u64 | u64::from(meta.len) << 32);
+        self.area.write_word(self.head + 8, meta.at.as_nanos() << 1 | u64::from(meta.to_guest));
         self.area.write(self.head + HEADER as u64, bytes);
         self.head += record_len(bytes.len());
         // Pairs with the load in `Consumer::look`: the frame is there.
