@@ -32,25 +32,51 @@ pub fn is_possible() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// Who captures what the guest sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Captured {
+    /// Nobody.
+    No,
+    /// `vnicctl capture`, whole frames.
+    Yes,
+}
+
 /// Instructions a packet of a daemon with such options, whose guest sends these frames again and again, split ring. The
 /// options name an uplink, and a mode that sleeps.
-pub fn per_packet(ns: &NetNs, args: &[&str], frames: &[Vec<u8>]) -> Result<f64> {
-    let (few, many) = (instructions(ns, args, frames, FEW)?, instructions(ns, args, frames, MANY)?);
+pub fn per_packet(ns: &NetNs, args: &[&str], frames: &[Vec<u8>], captured: Captured) -> Result<f64> {
+    let count = |packets| instructions(ns, args, frames, packets, captured);
+    let (few, many) = (count(FEW)?, count(MANY)?);
     let more = many.checked_sub(few).with_context(|| format!("{few} for {FEW} packets, {many} for {MANY}"))?;
     Ok(more as f64 / f64::from(MANY - FEW))
 }
 
 /// Instructions of a daemon's life with so many packets.
-fn instructions(ns: &NetNs, args: &[&str], frames: &[Vec<u8>], packets: u32) -> Result<u64> {
+fn instructions(ns: &NetNs, args: &[&str], frames: &[Vec<u8>], packets: u32, captured: Captured) -> Result<u64> {
     let dir = tempfile::tempdir()?;
-    let (socket, profile) = (dir.path().join("vhost.sock"), dir.path().join("profile"));
+    let [socket, control, profile] = ["vhost.sock", "control", "profile"].map(|name| dir.path().join(name));
     let mut command = ns.command("valgrind");
     command.args(["--tool=callgrind", "--quiet"]).arg(format!("--callgrind-out-file={}", profile.display()));
     command.arg(binary()?).args([OsStr::new("--socket-path"), socket.as_os_str()]);
-    command.args(["--queue-pairs", "1", "--log", "warn"]).args(args);
+    command.args(["--queue-pairs", "1", "--log", "warn"]).args(args).arg("--control").arg(&control);
     let daemon = Process::spawn_for(command, LIFETIME)?;
     wait_for(&socket)?;
+    let capture = match captured {
+        Captured::No => None,
+        Captured::Yes => {
+            let mut command = Command::new(binary()?.with_file_name("vnicctl"));
+            command.arg("--control").arg(&control).args(["capture", "-w", "/dev/null"]);
+            let capture = Process::spawn_for(command, LIFETIME)?;
+            capture.wait_for_line("capturing ", PATIENCE)?;
+            Some(capture)
+        }
+    };
     send(&socket, frames, packets).with_context(|| format!("under callgrind\n{}", daemon.tail()))?;
+    if let Some(capture) = capture {
+        capture.signal(guest_tests::Signal::TERM)?;
+        let output = capture.wait_output(PATIENCE)?;
+        let told = format!("{packets} frames captured, 0 dropped");
+        ensure!(output.stderr.contains(&told), "{told}, but {output:?}");
+    }
     daemon.signal(guest_tests::Signal::TERM)?;
     let status = daemon.wait(PATIENCE)?;
     ensure!(status.success(), "vnicd ended under callgrind with {status}\n{}", daemon.tail());

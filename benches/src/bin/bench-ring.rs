@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use benches::distance::Distance;
+use benches::instructions::Captured;
 use benches::report::{Better, Report};
 use benches::ring::cases::Selection;
 use benches::ring::flatness::{self, Knob, PEERS, Point};
@@ -252,9 +253,12 @@ impl Bench {
         for uplink in ["discard", "discard,unread"] {
             if uplink == "discard" || self.lab.daemon.unread {
                 let args = [&["--uplink", uplink], self.lab.daemon.interrupt()].concat();
-                let count = instructions::per_packet(&self.lab.ns, &args, &[vec![0; 64]])?;
-                self.say(&format!("{uplink}: {count:.0} instructions a packet"));
-                self.report.add_figure(&format!("{uplink}, split, 64 bytes"), "instructions a packet", count);
+                for (captured, how) in [(Captured::No, ""), (Captured::Yes, ", captured")] {
+                    let count = instructions::per_packet(&self.lab.ns, &args, &[vec![0; 64]], captured)?;
+                    self.say(&format!("{uplink}{how}: {count:.0} instructions a packet"));
+                    let name = format!("{uplink}, split, 64 bytes{how}");
+                    self.report.add_figure(&name, "instructions a packet", count);
+                }
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use benches::instructions::Captured;
 use benches::supervise::supervised;
 use benches::tap::account::{Account, CELLS, nothing_to_join};
 use benches::tap::joined::Lab;
@@ -168,7 +169,7 @@ impl Bench {
         let ns = namespace()?;
         let count = |further: &[&str]| {
             let args = [&["--uplink", "tap=tap0", "--mode", "interrupt"], further].concat();
-            instructions::per_packet(&ns, &args, &Stream::EachAnother.frames(Sink::Stack.mac()))
+            instructions::per_packet(&ns, &args, &Stream::EachAnother.frames(Sink::Stack.mac()), Captured::No)
         };
         let counts = [count(&[])?, count(&["--no-coalesce"])?];
         self.account.instructions = Some(counts);
