@@ -57,7 +57,7 @@ fn instructions(ns: &NetNs, args: &[&str], frames: &[Vec<u8>], packets: u32, cap
     let mut command = ns.command("valgrind");
     command.args(["--tool=callgrind", "--quiet"]).arg(format!("--callgrind-out-file={}", profile.display()));
     command.arg(binary()?).args([OsStr::new("--socket-path"), socket.as_os_str()]);
-    command.args(["--queue-pairs", "1", "--log", "warn"]).args(args).arg("--control").arg(&control);
+    command.args(["--queue-pairs", "1", "--log", "warn", "--sandbox", "off"]).args(args).arg("--control").arg(&control);
     let daemon = Process::spawn_for(command, LIFETIME)?;
     wait_for(&socket)?;
     let capture = match captured {

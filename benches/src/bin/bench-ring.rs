@@ -19,6 +19,7 @@ use benches::supervise::supervised;
 use benches::testpmd::{BACK_END_CPU, CLIENT_CPU};
 use benches::{curves, instructions, machine, plot};
 use clap::Parser;
+use etherparse::PacketBuilder;
 
 /// Compare vnicd's rings with those of DPDK's vhost PMD.
 ///
@@ -71,6 +72,28 @@ struct Options {
 const NAME: &str = "bench-ring";
 const COST: &str = "bench-ring-cost";
 const CYCLES: &str = "cycles a packet";
+
+/// Filters and limits that let all of [`datagram`] pass.
+const GUARDS: [(&str, &[&str]); 5] = [
+    ("no filter, no limit", &[]),
+    ("allowed-macs", &["--allowed-macs=52:54:00:12:34:56"]),
+    ("allowed-macs, allowed-ips", &["--allowed-macs=52:54:00:12:34:56", "--allowed-ips=10.0.0.2"]),
+    (
+        "allowed-macs, allowed-ips, allowed-vlans",
+        &["--allowed-macs=52:54:00:12:34:56", "--allowed-ips=10.0.0.2", "--allowed-vlans=0"],
+    ),
+    ("max-tx-pps, max-tx-bps", &["--max-tx-pps=1G", "--max-tx-bps=1000G"]),
+];
+
+/// A frame of 64 bytes from the address that they allow.
+fn datagram() -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([0x52, 0x54, 0, 0x12, 0x34, 0x56], [2, 0, 0, 0, 0, 1]);
+    let builder = builder.ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64).udp(9000, 9000);
+    let (payload, mut frame) = ([0; 64 - 14 - 20 - 8], Vec::new());
+    // It fails for a payload that is too long, or a writer that does.
+    let _ = builder.write(&mut frame, &payload);
+    frame
+}
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -260,6 +283,19 @@ impl Bench {
                     self.report.add_figure(&name, "instructions a packet", count);
                 }
             }
+        }
+        self.guarded()
+    }
+
+    /// What filters and limits cost a packet that they let pass.
+    fn guarded(&mut self) -> Result<()> {
+        let frame = datagram();
+        for (how, options) in GUARDS {
+            let args = [&["--uplink", "discard"], options, self.lab.daemon.interrupt()].concat();
+            let frames = std::slice::from_ref(&frame);
+            let count = instructions::per_packet(&self.lab.ns, &args, frames, Captured::No)?;
+            self.say(&format!("{how}: {count:.0} instructions a packet"));
+            self.report.add_figure(&format!("UDP of 64 bytes, {how}"), "instructions a packet", count);
         }
         Ok(())
     }
