@@ -11,6 +11,8 @@ use crate::patience::Patience;
 
 /// Room for what the allocator keeps.
 const SLACK: u64 = 2 << 20;
+/// Descriptors of rings that a guest may use now and did not then: two each, of up to four pairs more in all.
+const RING_FDS: usize = 16;
 /// How long descriptors and threads may take to go.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first time it is looked at so often, for a moment without anybody at its control socket.
@@ -55,7 +57,7 @@ impl Growth {
         let mut patience = Patience::new(PATIENCE);
         loop {
             *last = Size::of(daemon)?;
-            let is_more = last.fds > first.fds || last.threads > first.threads;
+            let is_more = last.fds > first.fds + RING_FDS || last.threads > first.threads;
             if !is_more && last.private_bytes <= first.private_bytes + SLACK {
                 return Ok(());
             }
