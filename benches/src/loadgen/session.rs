@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -130,6 +131,8 @@ pub struct QueuePair {
 /// A connection whose rings run; the device lets go of them when it is dropped.
 pub struct Session {
     front: Frontend,
+    /// The same connection.
+    stream: UnixStream,
     peer: u32,
     _memory: Memory,
     /// The pairs; a driver takes them out.
@@ -147,8 +150,8 @@ impl Session {
         ensure!(config.rx_buffer as usize >= NET_HEADER + MIN_FRAME, "receive buffers of {} bytes", config.rx_buffer);
         let stream = if config.server { accept(config)? } else { connect(config)? };
         stream.set_read_timeout(Some(PATIENCE))?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get().unsigned_abs();
-        let mut front = Frontend::from_stream(stream, rings as u64);
+        let peer = serving(rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get().unsigned_abs());
+        let mut front = Frontend::from_stream(stream.try_clone()?, rings as u64);
         let features = config.features();
         front.set_owner()?;
         let offered = front.get_features()?;
@@ -175,7 +178,7 @@ impl Session {
         for index in 0..rings {
             front.set_vring_enable(index, true)?;
         }
-        Ok(Self { front, peer, _memory: memory, pairs })
+        Ok(Self { front, stream, peer, _memory: memory, pairs })
     }
 
     /// Process id of the device.
@@ -187,6 +190,23 @@ impl Session {
     /// The protocol, for tests that go on talking.
     pub fn front(&mut self) -> &mut Frontend {
         &mut self.front
+    }
+}
+
+/// The process that serves a connection whose socket `pid` made: vnicd has a child that makes its sockets.
+fn serving(pid: u32) -> u32 {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    if read("comm").trim() != "vnicd-opener" {
+        return pid;
+    }
+    let parent = read("status").lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    parent.unwrap_or(pid)
+}
+
+impl Drop for Session {
+    /// Hangs up even while a child that another thread is just forking still holds the socket.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
