@@ -107,10 +107,13 @@ impl Vm {
         Ok(Some(migration.downtime))
     }
 
-    /// Has QEMU lose its connection.
+    /// Has QEMU lose its connection. The guest stands still meanwhile: QEMU works on its rings from the moment that it cuts
+    /// the connection, before any back end can know.
     pub(super) fn disconnect(&self) -> Result<()> {
-        let instances = json!({ "instances": [{ "type": "chardev", "id": "vu0" }] });
-        self.guest()?.qmp(json!({ "execute": "yank", "arguments": instances })).map(drop)
+        let (guest, instances) = (self.guest()?, json!({ "instances": [{ "type": "chardev", "id": "vu0" }] }));
+        guest.qmp(json!({ "execute": "stop" }))?;
+        guest.qmp(json!({ "execute": "yank", "arguments": instances }))?;
+        guest.qmp(json!({ "execute": "cont" })).map(drop)
     }
 
     /// Has the guest use so many pairs.
