@@ -21,7 +21,8 @@ fn sleeps_while_nothing_is_sent(path: &DataPath, queues: u16) -> Result<()> {
         each_moves(&before, || rig.moved(queues.into()), |queue| queue.tx_packets)
             .with_context(|| format!("round {round}"))?;
         let spent = rig.vnicd.spends_in(Duration::from_millis(300))?;
-        ensure!(spent.cpu > Duration::ZERO, "vnicd does nothing for a testpmd that sends");
+        // The kernel counts time in ticks, and may miss one that works in between.
+        ensure!(spent != NOTHING, "vnicd does nothing for a testpmd that sends");
         rig.empties(&mut testpmd)?;
         // What asked for the counters last has hung up by then.
         thread::sleep(Duration::from_millis(100));

@@ -98,6 +98,8 @@ impl Fleet {
                 }
             }
         }
+        // It fails only when the counter is full, and then whoever reads it is woken already.
+        let _ = rustix::io::write(&self.shared.changed, &1u64.to_ne_bytes());
         reloaded
     }
 
