@@ -10,7 +10,7 @@ MINUTES ?= 60
 SEED ?=
 
 .PHONY: all demo test deb rpm bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
-	bench-modes-guest check clean miri fuzz soak
+	bench-modes-guest bench-kicks check clean miri fuzz soak
 
 all:
 	cargo build --release -p vnicd
@@ -66,6 +66,10 @@ bench-modes:
 # The modes in a guest whose processor shares its core with the worker: TCP both ways. Takes 5 minutes.
 bench-modes-guest:
 	@scripts/bench modes-guest
+
+# A device beside one whose driver kicks without end, and beside one that is as busy and does not. Takes 1 minute.
+bench-kicks:
+	@scripts/bench kicks
 
 # Guests and virtio-user clients with traffic that is checked, on daemons that are killed, while guests migrate, front ends
 # come back, and memory, queues and modes change: for so many minutes, then a report. SEED=N repeats a run's events.

@@ -6,7 +6,8 @@
 //! down, however a run ends. [`loadgen`] is a guest of its own: packets by the clock, without a VM. [`testpmd`] is
 //! DPDK's program on either side of a socket, [`ring`] compares the rings alone with it,
 //! [`modes`] the daemon's modes with each other and with it, [`tap`] the daemon's TAP with its own, and [`af_xdp`] the
-//! daemon on an interface's queue with it; the last two share [`uplinks`].
+//! daemon on an interface's queue with it; the last two share [`uplinks`]. [`kicks`] has a device beside one that is
+//! kicked without end.
 
 #![warn(missing_docs)]
 
@@ -16,6 +17,7 @@ pub mod curves;
 pub mod distance;
 pub mod instructions;
 pub mod iperf;
+pub mod kicks;
 pub mod loadgen;
 pub mod machine;
 pub mod modes;

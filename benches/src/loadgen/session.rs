@@ -101,6 +101,12 @@ impl Queue {
         self.kick.write(1).context("cannot kick")
     }
 
+    /// What to write to for a kick.
+    #[must_use]
+    pub fn kick_fd(&self) -> &Event {
+        &self.kick
+    }
+
     /// How often the device called since this was asked last.
     pub fn calls(&self) -> u64 {
         self.call.read().unwrap_or(0)
