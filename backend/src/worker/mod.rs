@@ -54,7 +54,7 @@ pub const BURST_PACKETS: usize = 64;
 pub const BURST_BYTES: usize = 256 << 10;
 
 /// How long a worker may take to end.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How late the kernel may end a sleep, in nanoseconds.
 const TIMER_SLACK_NS: u64 = 1000;
