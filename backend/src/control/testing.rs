@@ -16,6 +16,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
     Arc::new(Nic::new(NicSetup {
         name: name.parse().unwrap(),
         uplinks: wires.map(|(tx, rx)| (Tx::Wire(tx), Rx::Wire(rx))).collect(),
+        switches: Vec::new(),
         uplink: "loopback".into(),
         interface: None,
         is_hosts: false,

@@ -100,6 +100,7 @@ impl Device {
             mac: options.mac.map(|mac| mac.0),
             mtu: options.mtu,
             uplinks: uplink.queues,
+            switches: uplink.switches,
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
             cpus: cpus(options),

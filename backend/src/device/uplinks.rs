@@ -7,7 +7,7 @@ use super::plan::xdp_request;
 use crate::config::{DeviceOptions, UplinkSpec, XdpSpec};
 use crate::offload::Offloads;
 use crate::opener::{Client, OpenedTap, OpenedUplink, OpenedXdp};
-use crate::uplink::{self, Rx, TapTerms, Tx};
+use crate::uplink::{self, Rx, TapSwitch, TapTerms, Tx};
 
 /// An open uplink.
 pub(super) struct Uplink {
@@ -21,6 +21,8 @@ pub(super) struct Uplink {
     existed: bool,
     /// The halves of each queue.
     pub(super) queues: Vec<(Tx, Rx)>,
+    /// What lets frames come to them, where that is a matter of its own.
+    pub(super) switches: Vec<TapSwitch>,
     /// What it takes and gives.
     pub(super) offloads: Offloads,
     /// What is opened again when its interface comes back.
@@ -71,6 +73,7 @@ fn for_tests(description: &str, pairs: usize, halves: impl FnMut() -> (Tx, Rx)) 
         guest_mac: None,
         existed: false,
         queues: std::iter::repeat_with(halves).take(pairs).collect(),
+        switches: Vec::new(),
         offloads: Offloads::ALL,
         xdp: None,
     }
@@ -86,6 +89,7 @@ fn xdp(options: &DeviceOptions, spec: &XdpSpec, opener: &Client, opened: OpenedX
         interface: Some(spec.interface.clone()),
         guest_mac: options.mac.filter(|_| spec.by_mac).map(|mac| mac.0),
         queues: halves,
+        switches: Vec::new(),
         offloads: Offloads::ALL,
         xdp: Some(queues),
     })
@@ -93,12 +97,15 @@ fn xdp(options: &DeviceOptions, spec: &XdpSpec, opener: &Client, opened: OpenedX
 
 fn tap(kind: &str, tap: OpenedTap, coalesce: bool) -> Result<Uplink, Box<dyn Error>> {
     let offloads = Offloads { uso4: tap.uso, uso6: tap.uso, ..Offloads::ALL };
+    let terms = TapTerms { multi_queue: tap.multi_queue, uso: tap.uso, coalesce };
+    let (queues, switches) = uplink::tap_pairs(tap.queues, terms)?.into_iter().unzip();
     Ok(Uplink {
         description: format!("{kind} {}", tap.name),
         existed: tap.existed,
         interface: Some(tap.name),
         guest_mac: tap.guest_mac,
-        queues: uplink::tap_pairs(tap.queues, TapTerms { multi_queue: tap.multi_queue, uso: tap.uso, coalesce })?,
+        queues,
+        switches,
         offloads,
         xdp: None,
     })

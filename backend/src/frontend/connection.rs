@@ -21,7 +21,7 @@ use crate::record::Peer;
 const MISTAKE_PAUSE: Duration = Duration::from_millis(if cfg!(fuzzing) { 0 } else { 50 });
 
 /// How long the rings of a front end may take to stop before it learns that its connection ends.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
 /// and the connection is closed. Says whether it ran any. `spoke` is set when its first message has come.

@@ -74,6 +74,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             for (id, worker) in self.nic.workers() {
                 worker.send(id, Message::Features(self.understood()));
             }
+            self.admit_all();
         }
         // Rings run on while a migration starts or is given up.
         if (before ^ features) & VhostUserVirtioFeatures::LOG_ALL.bits() != 0 {
@@ -219,12 +220,16 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        let (_, id, ring) = self.ring(index)?;
+        let (at, id, ring) = self.ring(index)?;
         ring.enabled = enable;
         if ring.started
             && let Some(worker) = self.worker_of(id)
         {
+            if enable {
+                self.admit(at);
+            }
             self.ask(id, &worker, |answer| Message::RingEnable(enable, answer))?;
+            self.admit(at);
         }
         Ok(())
     }

@@ -135,10 +135,12 @@ impl Session {
     /// Stops all rings and lets go of the guest's memory.
     pub(super) fn end(&mut self) {
         for index in 0..self.rings.len() {
-            if let Err(e) = self.stop_ring(index) {
+            if let Err(e) = self.halt(index) {
                 tracing::error!(queue = %self.id(index), "ring not stopped: {e}");
             }
         }
+        // It takes its time, and no ring is to run as long.
+        self.admit_all();
         self.features = None;
         if let Err(e) = self.change_memory(MemoryTable::default()) {
             tracing::error!("the front end's memory stays mapped: {}", chain(&e));
@@ -200,6 +202,7 @@ impl Session {
         let ring = &mut self.rings[at];
         ring.started = true;
         let (enabled, base, fds) = (ring.enabled, ring.base, std::mem::take(&mut ring.fds));
+        self.admit(at);
         self.ask(id, &worker, |answer| Message::RingEnable(enabled, answer))?;
         let start = RingStart { setup, base, log, record };
         self.ask(id, &worker, |answer| Message::RingUp(start, fds, answer))?;
@@ -267,8 +270,27 @@ impl Session {
         }
     }
 
+    /// Lets the uplink's frames come to the pair of ring `at` while a ring of it runs, and keeps them away otherwise: none
+    /// waits where nobody reads.
+    pub(super) fn admit(&self, at: usize) {
+        let pair = at / 2;
+        let runs = self.rings[2 * pair..][..2].iter().any(|ring| ring.started && ring.enabled);
+        self.nic.admit(pair, runs.then(|| self.understood().guest));
+    }
+
+    /// The same for all pairs.
+    pub(super) fn admit_all(&self) {
+        (0..self.rings.len()).step_by(2).for_each(|at| self.admit(at));
+    }
+
     /// Stops a ring: where it stood. The ring forgets its eventfds, as the specification has it.
     pub(super) fn stop_ring(&mut self, at: usize) -> std::result::Result<u32, Refusal> {
+        let base = self.halt(at)?;
+        self.admit(at);
+        Ok(base)
+    }
+
+    fn halt(&mut self, at: usize) -> std::result::Result<u32, Refusal> {
         let id = self.id(at);
         let ring = &mut self.rings[at];
         ring.fds = RingFds::default();

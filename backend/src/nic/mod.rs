@@ -30,7 +30,7 @@ use crate::mode::Policy;
 use crate::offload::Offloads;
 use crate::opener::Client;
 use crate::record::{self, Records, RingRecord};
-use crate::uplink::{Rx, Tx};
+use crate::uplink::{Rx, TapSwitch, Tx};
 use crate::worker::{
     DeviceName, Guard, Mailbox, Message, ModeEvents, Moderation, Pair, PairSetup, ProcessorHandle, QueueId, Threads,
     Workers,
@@ -51,6 +51,8 @@ pub struct NicSetup {
     pub name: DeviceName,
     /// The halves of an uplink queue for each of its pairs.
     pub uplinks: Vec<(Tx, Rx)>,
+    /// What lets frames come to each of them; none: the halves do that themselves.
+    pub switches: Vec<TapSwitch>,
     /// What the uplink is, in words.
     pub uplink: String,
     /// The uplink's interface, if it has one of its own here.
@@ -107,6 +109,8 @@ pub struct Nic {
     events: ModeEvents,
     pairs: u16,
     lanes: Vec<Lane>,
+    /// A pair's; the last to have its queue, so that no worker waits until that is closed.
+    switches: Vec<Mutex<TapSwitch>>,
     records: Records,
     opener: Client,
     front_end: Mutex<Option<FrontEnd>>,
@@ -170,6 +174,7 @@ impl Nic {
             events: setup.events,
             pairs,
             lanes,
+            switches: setup.switches.into_iter().map(Mutex::new).collect(),
             records: setup.records,
             opener: setup.opener,
             front_end: Mutex::new(None),
@@ -303,6 +308,17 @@ impl Nic {
     #[must_use]
     pub fn threads(&self) -> Threads {
         self.threads
+    }
+
+    /// Lets the uplink's frames come to pair number `pair`, with the unfinished work that `takes` allows, or keeps them away.
+    /// May take as long as others change interfaces of the host.
+    pub fn admit(&self, pair: usize, takes: Option<Offloads>) {
+        if let Some(switch) = self.switches.get(pair)
+            && let Err(e) = switch.lock().unwrap_or_else(PoisonError::into_inner).set(takes)
+        {
+            let change = if takes.is_some() { "attached" } else { "detached" };
+            tracing::error!(device = %self.name, pair, "the uplink's queue cannot be {change}: {e}");
+        }
     }
 
     /// The worker of a ring, if it was started.

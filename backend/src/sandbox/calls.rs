@@ -43,8 +43,8 @@ const WORKER: &[Call] = &[
     Any(SYS_epoll_pwait2),
     Any(SYS_ppoll),
     Any(SYS_close),
-    // A queue is attached, detached, told what the guest takes; whether an eventfd blocks.
-    OneOf(SYS_ioctl, 1, &[TUNSETQUEUE, TUNSETOFFLOAD, FIONREAD, FIONBIO]),
+    // Whether an eventfd blocks.
+    OneOf(SYS_ioctl, 1, &[FIONREAD, FIONBIO]),
     OneOf(SYS_bpf, 0, &[MAP_UPDATE_ELEM, MAP_DELETE_ELEM]),
     Any(SYS_fcntl),
     Any(SYS_eventfd2),
@@ -87,6 +87,8 @@ const MAIN: &[Call] = &[
     Any(SYS_setsockopt),
     Any(SYS_getsockname),
     Any(SYS_getpeername),
+    // A TAP's queue is attached, detached, told what the guest takes.
+    OneOf(SYS_ioctl, 1, &[TUNSETQUEUE, TUNSETOFFLOAD]),
     // An AF_XDP socket gets its queue.
     Any(SYS_bind),
     Any(SYS_fstat),

@@ -25,7 +25,7 @@ pub use discard::DiscardTx;
 pub use generate::{GenerateRx, MIN_LEN as MIN_GENERATED_LEN};
 pub use join::Joiner;
 pub use pipe::{Piped, Valve};
-pub use tap::{TapRx, TapTerms, TapTx, tap_pairs};
+pub use tap::{TapRx, TapSwitch, TapTerms, TapTx, tap_pairs};
 pub use tx_burst::{Head, Judged, Progress, Sent, TxBurst, TxFrame};
 pub use wire::{WireRx, WireTx, loopback_pair, wire};
 
@@ -240,13 +240,17 @@ impl Rx {
         }
     }
 
-    /// Lets frames come to this queue, with the unfinished work that `takes` allows, or keeps them away.
+    /// Lets frames come to this queue, with the unfinished work that `takes` allows, or keeps them away. A TAP has a
+    /// [`TapSwitch`] for what takes its time.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
         match self {
-            Self::Tap(tap) => tap.attach(takes),
+            Self::Tap(tap) => {
+                tap.attach(takes);
+                Ok(())
+            }
             Self::AfXdp(queue) => queue.attach(takes),
             Self::Discard | Self::Generate(_) => Ok(()),
             // Whoever sends may go on for a while after this half was detached: what lies here by the time it is attached

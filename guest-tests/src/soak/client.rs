@@ -25,7 +25,7 @@ const REST: Duration = Duration::from_millis(2);
 /// How long it waits before it connects again.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long frames may take to come back after a connection was lost; a machine that stands still takes its part of it.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Where memory is plugged in, and how much.
 const PLUGGED: u64 = 0x4000_0000;
 const PLUGGED_USER: u64 = 0x6000_0000_0000;

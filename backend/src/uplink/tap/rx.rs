@@ -9,7 +9,6 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -19,15 +18,10 @@ use super::{MAX_IOVECS, Queue, errno};
 use crate::memory::{GuestSlice, copy_from_guest, copy_to_guest};
 use crate::offload::{Cut, HEADER_LEN, MIN_FRAME, NetHeader, Offloads, finish, pad};
 
-/// Frames that a TAP queues at most, unless somebody made its queue longer (1000 by default).
-const MAX_QUEUED: usize = 16_384;
-
 /// The receiving half of a TAP queue.
 #[derive(Debug)]
 pub struct TapRx {
     queue: Arc<Queue>,
-    attached: bool,
-    uso: bool,
     iovecs: Vec<libc::iovec>,
     /// A header, a frame as far as it does not lie in guest memory, and a place for a short packet that was cut from it.
     buffer: Box<[u8]>,
@@ -108,11 +102,9 @@ impl Receive for TapRx {
 }
 
 impl TapRx {
-    pub(super) fn new(queue: Arc<Queue>, uso: bool) -> Self {
+    pub(super) fn new(queue: Arc<Queue>) -> Self {
         Self {
             queue,
-            attached: false,
-            uso,
             iovecs: Vec::with_capacity(MAX_IOVECS),
             buffer: vec![0; HEADER_LEN + MAX_FRAME + MIN_FRAME].into_boxed_slice(),
             next: Next::Unknown,
@@ -122,44 +114,25 @@ impl TapRx {
 
     /// For another thread that uses the same queue.
     pub(in crate::uplink) fn beside(&self) -> Self {
-        Self::new(self.queue.clone(), self.uso)
+        Self::new(self.queue.clone())
     }
 
     pub(in crate::uplink) fn fd(&self) -> BorrowedFd<'_> {
         self.queue.fd.as_fd()
     }
 
-    pub(in crate::uplink) fn attach(&mut self, takes: Option<Offloads>) -> io::Result<()> {
+    /// Begins anew, for whoever takes that, or for nobody.
+    pub(in crate::uplink) fn attach(&mut self, takes: Option<Offloads>) {
         self.forget();
-        if takes.is_some() != self.attached {
-            let is_first = self.queue.count_user(takes.is_some())?;
-            self.attached = takes.is_some();
-            if is_first && !self.queue.multi_queue {
-                self.drain();
-            }
-        }
         if let Some(takes) = takes {
             self.queue.set_takes(takes);
-            self.queue
-                .set_offload(if takes.csum && takes.tso4 && takes.tso6 { takes } else { Offloads::ALL }, self.uso)?;
         }
-        Ok(())
     }
 
     /// Forgets what lies in the buffer.
     pub(in crate::uplink) fn forget(&mut self) {
         self.next = Next::Unknown;
         self.cut = None;
-    }
-
-    /// Throws away what was queued while nobody read: it was for another guest. What the kernel does itself to a queue
-    /// that it detaches.
-    fn drain(&mut self) {
-        for _ in 0..MAX_QUEUED {
-            if rustix::io::read(&self.queue.fd, &mut self.buffer[..]).is_err() {
-                break;
-            }
-        }
     }
 
     /// Finds out what comes next: another segment, or a frame read into private memory.
