@@ -119,6 +119,21 @@ fn a_client_ends_at_once_while_it_waits_or_serves() -> Result<()> {
     nic.client.wait_closed()
 }
 
+/// One that ends before it lets vnicd in is not there yet, and no error.
+#[test]
+fn a_front_end_that_ends_before_it_accepts_is_waited_for() -> Result<()> {
+    let ns = namespace()?;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("front.sock");
+    let vnicd = Vnicd::builder(&ns).socket_path(&path).client().start()?;
+    drop((UnixListener::bind(&path)?, vnicd.wait_for_line("front end connected", PATIENCE)?));
+    vnicd.wait_for_line("front end gone", PATIENCE)?;
+    std::fs::remove_file(&path)?;
+    drop(serves(&ns, accept(&UnixListener::bind(&path)?)?)?);
+    ensure!(vnicd.log().iter().all(|line| !line.contains("ERROR")), "{:?}", vnicd.log());
+    Ok(())
+}
+
 /// The configuration space as a front end that claims the device first may read it.
 fn config(client: &mut Client) -> Result<Vec<u8>> {
     let (_, bytes) = client.front.get_config(0, 12, VhostUserConfigFlags::WRITABLE, &[0; 12])?;

@@ -1,5 +1,6 @@
 //! One front end's connection, from the first message to the last.
 
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -36,6 +37,10 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> b
     };
     match result {
         Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
+        // It ended with something unread, or before it let the daemon in.
+        Err(Error::SocketBroken(e)) if [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()) => {
+            tracing::info!("front end gone");
+        }
         Err(e) => {
             // Its rings are stopped and its memory is let go; only the end of the connection waits.
             std::thread::sleep(MISTAKE_PAUSE);
