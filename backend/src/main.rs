@@ -26,7 +26,7 @@ use vnicd::metrics::MetricsServer;
 use vnicd::opener::{Client, Opener, Reread};
 use vnicd::sandbox::{self, Needs, Shed};
 use vnicd::service::{Manager, Notifier, PassedSockets};
-use vnicd::worker::mode_events;
+use vnicd::worker::{Nodes, mode_events};
 
 /// Exit code for words that make no sense and for what cannot be opened.
 const EXIT_CONFIGURATION: u8 = 2;
@@ -72,6 +72,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let limits = getrlimit(Resource::Nofile);
     // A device takes fifteen descriptors, a guest's memory up to 509 more. What fails here shows itself when they are needed.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+    let nodes = Arc::new(near_cpus());
     let shed = give_up_rights(&config)?;
     if is_self_test {
         let shed = shed.ok_or("--sandbox-self-test means nothing with --sandbox off")?;
@@ -84,7 +85,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     let metrics = config.metrics.map(|_| opener.metrics()).transpose()?;
     let (events, listener) = mode_events()?;
     let changed = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let shared = Shared { events, workers: Arc::default(), opener: opener.clone(), changed: changed.clone() };
+    let shared = Shared { events, workers: Arc::default(), opener: opener.clone(), nodes, changed: changed.clone() };
     let mut fleet = Fleet::open(&config, shared, ended.clone())?;
     let nics = fleet.nics();
 
@@ -133,6 +134,12 @@ fn reload(config: &Config, wanted: &Config, fleet: &mut Fleet, events: &mut Even
         tracing::warn!("these options are taken at the next start: {}", later.join(", "));
     }
     reloaded
+}
+
+/// The CPUs of the host's NUMA nodes that this process may use. They are looked up while there are paths.
+fn near_cpus() -> Nodes {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    Nodes::of_host().within(|cpu| allowed.is_ok_and(|allowed| allowed.is_set(cpu)))
 }
 
 /// Leaves what takes rights to the opener: a process of its own, unless there is no sandbox. It reads the configuration

@@ -132,14 +132,16 @@ fn odd_clients_are_answered_or_dropped_and_others_served() -> Result<()> {
     nic.send(b"packets go on", 1)
 }
 
+/// The CPUs that the first pair's worker may run on.
+fn allowed(vnicd: &Vnicd) -> Result<String> {
+    let worker = vnicd.usage()?.threads.into_iter().find(|thread| thread.name == "nic0/0").context("no worker")?;
+    let status = std::fs::read_to_string(format!("/proc/{}/task/{}/status", vnicd.pid(), worker.tid))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Ok(line.context("no such line")?.trim().to_owned())
+}
+
 #[test]
 fn workers_stand_on_the_cpus_that_were_listed() -> Result<()> {
-    let allowed = |vnicd: &Vnicd| -> Result<String> {
-        let worker = vnicd.usage()?.threads.into_iter().find(|thread| thread.name == "nic0/0").context("no worker")?;
-        let status = std::fs::read_to_string(format!("/proc/{}/task/{}/status", vnicd.pid(), worker.tid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        Ok(line.context("no such line")?.trim().to_owned())
-    };
     let ns = NetNs::new()?;
     let own = std::fs::read_to_string("/proc/self/status")?;
     let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no such line")?.trim();
@@ -148,6 +150,27 @@ fn workers_stand_on_the_cpus_that_were_listed() -> Result<()> {
         let features = VERSION_1 | MRG_RXBUF | EVENT_IDX;
         let _nic = ScriptedNic::start(&ns, &vnicd, features, 256, Posting { count: 4, len: 2048 })?;
         ensure!(allowed(&vnicd)? == expected, "{} instead of {expected}", allowed(&vnicd)?);
+    }
+    Ok(())
+}
+
+/// The driver's memory is this process's: the daemon finds its node, and keeps to the CPUs that the node has.
+#[test]
+fn workers_stay_near_the_guests_memory() -> Result<()> {
+    let ns = NetNs::new()?;
+    let posting = Posting { count: 4, len: 2048 };
+    let features = VERSION_1 | MRG_RXBUF | EVENT_IDX;
+    for args in [&["--numa=auto"][..], &["--numa=auto", "--cpus=0"], &["--numa=auto", "--threads=pipeline"], &[]] {
+        let vnicd = Vnicd::builder(&ns).args(args.iter().copied()).control().start()?;
+        let _nic = ScriptedNic::start(&ns, &vnicd, features, 256, posting)?;
+        let map = vnicd.control()?.call("map", Value::Null)?;
+        let node = map["queues"][0]["node"].as_u64();
+        ensure!(node.is_some() == !args.is_empty(), "{args:?}: {map}");
+        let Some(node) = node else { continue };
+        let near = std::fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist"))?;
+        let expected = if args.contains(&"--cpus=0") { "0" } else { near.trim() };
+        ensure!(allowed(&vnicd)? == expected, "{args:?}: {} instead of {expected}", allowed(&vnicd)?);
+        vnicd.wait_for_line("placed by the guest's memory", Duration::from_secs(5))?;
     }
     Ok(())
 }

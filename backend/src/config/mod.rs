@@ -98,6 +98,17 @@ pub enum Switch {
     Off,
 }
 
+/// Whether threads are placed by where a guest's memory is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Numa {
+    /// They are.
+    Auto,
+    /// They are not.
+    #[default]
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -196,6 +207,11 @@ pub struct DeviceOptions {
     /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
+
+    /// Whether workers are kept near the guest's memory: auto, on the CPUs of its NUMA node; off, wherever the kernel or --cpus
+    /// places them
+    #[arg(long, value_name = "HOW", default_value = "off")]
+    pub numa: Numa,
 }
 
 impl Default for DeviceOptions {

@@ -20,6 +20,8 @@ pub struct MapEntry {
     pub cpu: Option<usize>,
     /// The CPU that its processor is pinned to, if it has one (`threads = "pipeline"`) and that is.
     pub processor_cpu: Option<usize>,
+    /// The NUMA node of the guest's memory, if its threads are placed by that (`numa = "auto"`).
+    pub node: Option<usize>,
     /// The front end's index of its receive queue.
     pub rx_ring: Option<u16>,
     /// The front end's index of its transmit queue.
@@ -40,14 +42,15 @@ pub(super) fn map(devices: &[Arc<Nic>]) -> Vec<MapEntry> {
 fn of_device(device: &Nic) -> impl Iterator<Item = MapEntry> {
     let front_end_pid = device.front_end().map(|front_end| front_end.pid);
     device.lanes().iter().map(move |lane| {
-        let worker = lane.worker();
+        let (worker, place) = (lane.worker(), lane.place());
         let (pair, direction) = (lane.id.pair, lane.id.direction);
         MapEntry {
             id: lane.id.to_string(),
             worker: worker.as_ref().map(|worker| worker.name.clone()),
             thread_id: worker.as_ref().map(|worker| worker.thread_id),
-            cpu: lane.cpu,
-            processor_cpu: lane.processor_cpu,
+            cpu: place.cpu,
+            processor_cpu: place.processor_cpu,
+            node: place.node,
             rx_ring: (direction != Direction::Tx).then_some(pair * 2),
             tx_ring: (direction != Direction::Rx).then_some(pair * 2 + 1),
             uplink: device.uplink().into(),

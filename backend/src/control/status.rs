@@ -80,7 +80,7 @@ impl DeviceStatus {
                 rx_started: started(lane, Direction::Rx),
                 tx_started: started(lane, Direction::Tx),
                 worker: worker.name,
-                cpu: lane.cpu,
+                cpu: lane.place().cpu,
                 mode: ModeStatus::of(lane.gauges.read(), now),
                 counters: serde_json::to_value(&*lane.counters).unwrap_or(Value::Null),
             })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mode::Policy;
-use crate::nic::{Nic, NicSetup};
+use crate::nic::{Nic, NicSetup, Placement};
 use crate::offload::Offloads;
 use crate::opener::Client;
 use crate::record::Records;
@@ -25,7 +25,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         mtu: None,
         offloads: Offloads::ALL,
         max_queue_size: 256,
-        cpus: Vec::new(),
+        placement: Placement { cpus: Vec::new(), nodes: None },
         threads,
         workers: Arc::new(Workers::default()),
         policy: Policy::default(),

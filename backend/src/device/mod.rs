@@ -20,11 +20,11 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberId, SubscriberOp
 
 use self::af_xdp::XdpQueues;
 use self::entrance::Entrance;
-use crate::config::DeviceOptions;
-use crate::nic::{Nic, NicSetup};
+use crate::config::{DeviceOptions, Numa};
+use crate::nic::{Nic, NicSetup, Placement};
 use crate::opener::Client;
 use crate::record::Records;
-use crate::worker::{Guard, ModeEvents, Threads, Workers};
+use crate::worker::{Guard, ModeEvents, Nodes, Threads, Workers};
 
 pub use entrance::Ended;
 pub use fleet::Fleet;
@@ -43,6 +43,8 @@ pub struct Shared {
     pub workers: Arc<Workers>,
     /// What opens what needs rights.
     pub opener: Client,
+    /// The host's NUMA nodes, as far as the daemon may run there.
+    pub nodes: Arc<Nodes>,
     /// An eventfd, written when a device or a front end comes or goes.
     pub changed: Arc<OwnedFd>,
 }
@@ -91,6 +93,7 @@ impl Device {
         let entrance = Entrance::open(options, &shared.opener)?;
         let uplink = uplinks::open(options, &shared.opener)?;
         let records = records(options, shared)?;
+        let nodes = (options.numa == Numa::Auto).then(|| shared.nodes.clone());
         let nic = Arc::new(Nic::new(NicSetup {
             name: options.name,
             uplink: uplink.description,
@@ -103,7 +106,7 @@ impl Device {
             switches: uplink.switches,
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
-            cpus: cpus(options),
+            placement: Placement { cpus: cpus(options), nodes },
             threads: options.threads,
             workers: shared.workers.clone(),
             policy: options.policy(),

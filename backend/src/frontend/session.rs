@@ -16,7 +16,7 @@ use crate::memory::{DirtyLog, MemoryTable};
 use crate::nic::{FrontEnd, Nic, understood};
 use crate::record::{Identity, Peer, RingRecord};
 use crate::ring::{Access, RingLog, RingSetup};
-use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds, RingStart};
+use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds, RingStart, Threads};
 
 /// A ring as the front end has described it so far.
 #[derive(Debug, Default)]
@@ -188,6 +188,11 @@ impl Session {
     pub(super) fn start_ring(&mut self, at: usize) -> Result<()> {
         let id = self.id(at);
         let setup = self.ring_setup(at, id)?;
+        // The first of a lane's rings decides.
+        let is_first = self.nic.threads() == Threads::PerDirection || !self.rings[at ^ 1].started;
+        if self.nic.is_placed_by_memory() && is_first {
+            self.nic.place(id, self.memory.node_of(setup.used));
+        }
         let worker = match self.worker_of(id) {
             Some(worker) => worker,
             None => {

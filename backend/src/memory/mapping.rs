@@ -23,6 +23,9 @@ const MAX_WATCHED: usize = if cfg!(miri) { 16 } else { 16_384 };
 /// What a mapping stands on; the memory that Miri gives instead does not of itself.
 const MIRI_ALIGN: usize = 4096;
 
+/// get_mempolicy(2): the node of the page at an address (`MPOL_F_NODE | MPOL_F_ADDR`).
+const MPOL_NODE_OF: libc::c_ulong = 1 | 2;
+
 /// A mapping under watch; `len` is 0 in a free slot.
 struct Watched {
     start: AtomicUsize,
@@ -79,6 +82,16 @@ impl Mapping {
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         let ptr = self.region.as_ptr();
         if cfg!(miri) { ptr.map_addr(|address| address.next_multiple_of(MIRI_ALIGN)) } else { ptr }
+    }
+
+    /// The NUMA node of the page at `offset` (get_mempolicy(2)): it is paged in if it was not. None: the kernel does not tell.
+    pub(super) fn node_at(&self, offset: usize) -> Option<usize> {
+        let (mut node, at) = (0 as libc::c_int, self.as_ptr().wrapping_add(offset));
+        // SAFETY: the kernel writes one int, which is ours; it looks at the page itself, and refuses an address without one.
+        let status = unsafe {
+            libc::syscall(libc::SYS_get_mempolicy, &raw mut node, std::ptr::null_mut::<u8>(), 0, at, MPOL_NODE_OF)
+        };
+        if status < 0 { None } else { usize::try_from(node).ok() }
     }
 
     /// Whether its file was found cut short.

@@ -104,6 +104,16 @@ impl MemoryTable {
         })
     }
 
+    /// The NUMA node of the page at `guest_address`, which is paged in if it was not. None where there is no memory, or the
+    /// kernel does not tell.
+    #[must_use]
+    pub fn node_of(&self, guest_address: u64) -> Option<usize> {
+        let at = self.regions.partition_point(|r| r.info.guest_address <= guest_address).checked_sub(1)?;
+        let region = &self.regions[at];
+        let offset = guest_address - region.info.guest_address;
+        (offset < region.info.size).then(|| region.mapping.node_at(offset as usize)).flatten()
+    }
+
     /// Whether the file behind a region was found cut short: what was read from the memory since may be zeroes.
     #[inline]
     #[must_use]

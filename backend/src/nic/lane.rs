@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::placement::Place;
 use crate::capture::Recorder;
 use crate::mode::Policy;
 use crate::uplink::{Rx, Tx};
@@ -19,10 +20,7 @@ pub struct Lane {
     pub counters: Arc<PairCounters>,
     /// What its worker shows of its mode.
     pub gauges: Arc<PairGauges>,
-    /// The CPU that its worker is pinned to, if it is.
-    pub cpu: Option<usize>,
-    /// The CPU that its processor is pinned to, if it has one and that is.
-    pub processor_cpu: Option<usize>,
+    place: Mutex<Place>,
     state: Mutex<LaneState>,
 }
 
@@ -75,8 +73,7 @@ impl Lane {
             id,
             counters: Arc::default(),
             gauges: Arc::new(PairGauges::new(&policy, worker::now())),
-            cpu: None,
-            processor_cpu: None,
+            place: Mutex::default(),
             state: Mutex::new(LaneState::Idle(Idle { tx, rx, policy, recorder: None })),
         }
     }
@@ -91,6 +88,30 @@ impl Lane {
     #[must_use]
     pub fn worker(&self) -> Option<WorkerName> {
         self.of_worker(|worker| WorkerName { name: worker.name().into(), thread_id: worker.thread_id() })
+    }
+
+    /// Where its threads run.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes where its threads run; says whether that is news.
+    pub(super) fn set_place(&self, place: Place) -> bool {
+        let mut known = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *known != place;
+        *known = place;
+        is_new
+    }
+
+    /// The kernel's ids of its worker's thread and its processor's.
+    pub(super) fn thread_ids(&self) -> (Option<i32>, Option<i32>) {
+        match &*self.state() {
+            LaneState::Running(worker, processor) => {
+                (Some(worker.thread_id()), processor.as_ref().map(|processor| processor.thread().id))
+            }
+            LaneState::Idle(_) | LaneState::Failed => (None, None),
+        }
     }
 
     /// The threads that it has.

@@ -10,6 +10,7 @@ mod front_end;
 mod lane;
 mod modes;
 mod nics;
+mod placement;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +26,7 @@ pub use front_end::FrontEnd;
 pub use lane::{Lane, WorkerName};
 pub use modes::OrderError;
 pub use nics::Nics;
+pub use placement::{Place, Placement};
 
 use crate::mode::Policy;
 use crate::offload::Offloads;
@@ -69,8 +71,8 @@ pub struct NicSetup {
     pub offloads: Offloads,
     /// Largest ring that is accepted.
     pub max_queue_size: u16,
-    /// CPUs that its workers are pinned to, in turn; none: they run where the kernel likes.
-    pub cpus: Vec<usize>,
+    /// Where its threads run.
+    pub placement: Placement,
     /// How its packets are shared out among threads.
     pub threads: Threads,
     /// Where threads come from.
@@ -103,6 +105,7 @@ pub struct Nic {
     offered: u64,
     max_queue_size: u16,
     threads: Threads,
+    placement: Placement,
     workers: Arc<Workers>,
     moderation: Moderation,
     guard: Guard,
@@ -150,11 +153,9 @@ impl Nic {
         let lanes = (0..).zip(setup.uplinks).flat_map(|(pair, uplink)| {
             Lane::of_pair(QueueId::pair(setup.name, pair), setup.threads, uplink, setup.policy)
         });
-        let mut lanes: Vec<_> = lanes.collect();
-        let mut cpus = setup.cpus.iter().copied().cycle();
-        for lane in &mut lanes {
-            lane.cpu = cpus.next();
-            lane.processor_cpu = if setup.threads == Threads::Pipeline { cpus.next() } else { None };
+        let lanes: Vec<_> = lanes.collect();
+        for (at, lane) in lanes.iter().enumerate() {
+            lane.set_place(setup.placement.place(at, setup.threads, None));
         }
         Self {
             name: setup.name,
@@ -168,6 +169,7 @@ impl Nic {
             offered: offered(setup.offloads, usize::from(pairs), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
             threads: setup.threads,
+            placement: setup.placement,
             workers: setup.workers,
             moderation: setup.moderation,
             guard: setup.guard,
@@ -332,6 +334,34 @@ impl Nic {
         self.lanes.iter().filter_map(|lane| Some((lane.id, lane.mailbox()?)))
     }
 
+    /// Whether it matters where a guest's memory is.
+    #[must_use]
+    pub fn is_placed_by_memory(&self) -> bool {
+        self.placement.nodes.is_some()
+    }
+
+    /// Has the threads of a ring's lane run near the memory of `node`. A worker that other lanes have, too, stays on its CPU
+    /// once it runs.
+    pub fn place(&self, ring: QueueId, node: Option<usize>) {
+        let Some(at) = self.lanes.iter().position(|lane| lane.id.covers(ring)) else { return };
+        let lane = &self.lanes[at];
+        let (worker, processor) = lane.thread_ids();
+        if worker.is_some() && self.threads == Threads::PerCpu {
+            return;
+        }
+        let place = self.placement.place(at, self.threads, node);
+        if !lane.set_place(place.clone()) {
+            return;
+        }
+        let near = place.node.map_or(&[][..], |node| self.placement.near(node));
+        for (thread, cpu) in [(worker, place.cpu), (processor, place.processor_cpu)] {
+            if let Some(thread) = thread {
+                placement::set_affinity(thread, cpu.as_ref().map_or(near, std::slice::from_ref));
+            }
+        }
+        tracing::info!(queue = %lane.id, node = place.node, cpu = place.cpu, "placed by the guest's memory");
+    }
+
     fn lane(&self, ring: QueueId) -> Option<&Lane> {
         self.lanes.iter().find(|lane| lane.id.covers(ring))
     }
@@ -360,11 +390,12 @@ impl Nic {
         let mut state = lane.state();
         match std::mem::replace(&mut *state, LaneState::Failed) {
             LaneState::Idle(Idle { tx, rx, policy, recorder }) => {
-                let worker = self.workers.find(self.threads, lane.id, lane.cpu).map_err(error)?;
+                let place = lane.place();
+                let worker = self.workers.find(self.threads, lane.id, place.cpu).map_err(error)?;
                 let (processor, (tx, rx)) = match self.threads {
                     Threads::Pipeline => {
                         let name = format!("{}/uplink", lane.id);
-                        let spawned = ProcessorHandle::spawn(name, lane.processor_cpu, (tx, rx)).map_err(error)?;
+                        let spawned = ProcessorHandle::spawn(name, place.processor_cpu, (tx, rx)).map_err(error)?;
                         (Some(spawned.0), spawned.1)
                     }
                     _ => (None, (tx, rx)),

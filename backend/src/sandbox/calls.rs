@@ -93,6 +93,8 @@ const MAIN: &[Call] = &[
     Any(SYS_bind),
     Any(SYS_fstat),
     Any(SYS_statx),
+    // Where guest memory lies.
+    Any(SYS_get_mempolicy),
     Any(SYS_fstatfs),
     Any(SYS_lseek),
     Any(SYS_epoll_create1),

@@ -41,7 +41,7 @@ fn show(queues: &[MapEntry]) -> String {
             cells.extend([dash(), dash(), dash(), entry.uplink.clone(), dash(), or_dash(entry.front_end_pid)]);
         } else {
             let cpu = match (entry.cpu, entry.processor_cpu) {
-                (None, _) => "any".into(),
+                (None, _) => entry.node.map_or_else(|| "any".into(), |node| format!("of node {node}")),
                 (Some(cpu), None) => cpu.to_string(),
                 (Some(cpu), Some(processor_cpu)) => format!("{cpu}, {processor_cpu}"),
             };
@@ -65,6 +65,7 @@ mod tests {
             thread_id: worker.map(|_| 4712),
             cpu: worker.map(|_| 3),
             processor_cpu: None,
+            node: None,
             rx_ring: Some(ring),
             tx_ring: None,
             uplink: "tap vm1".into(),
