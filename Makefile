@@ -10,7 +10,7 @@ MINUTES ?= 60
 SEED ?=
 
 .PHONY: all demo test deb rpm bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
-	bench-modes-guest bench-kicks check clean miri fuzz soak
+	bench-modes-guest bench-kicks bench-devices check clean miri fuzz soak
 
 all:
 	cargo build --release -p vnicd
@@ -62,6 +62,11 @@ bench-loadgen:
 # and whether auto shows what it must. Takes 12 minutes; scripts/bench modes --help has smaller choices.
 bench-modes:
 	@scripts/bench modes
+
+# Rate and memory of a daemon by the number of its busy devices, 1 to 256: table, JSON and plot in target/bench-devices.
+# Takes 6 minutes.
+bench-devices:
+	@scripts/bench devices
 
 # The modes in a guest whose processor shares its core with the worker: TCP both ways. Takes 5 minutes.
 bench-modes-guest:

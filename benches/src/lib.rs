@@ -7,13 +7,14 @@
 //! DPDK's program on either side of a socket, [`ring`] compares the rings alone with it,
 //! [`modes`] the daemon's modes with each other and with it, [`tap`] the daemon's TAP with its own, and [`af_xdp`] the
 //! daemon on an interface's queue with it; the last two share [`uplinks`]. [`kicks`] has a device beside one that is
-//! kicked without end.
+//! kicked without end, [`devices`] many of them in one daemon.
 
 #![warn(missing_docs)]
 
 pub mod af_xdp;
 pub mod claim;
 pub mod curves;
+pub mod devices;
 pub mod distance;
 pub mod instructions;
 pub mod iperf;
