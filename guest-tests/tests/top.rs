@@ -165,6 +165,16 @@ fn the_terminal_is_as_it_was_after_a_key_and_after_a_signal() -> Result<()> {
     Ok(())
 }
 
+/// Without a signal: who started it may be in another session.
+#[test]
+fn a_terminal_that_goes_ends_it() -> Result<()> {
+    let (_ns, vnicd, _nic) = rig("auto")?;
+    let mut top = OnTerminal::start(top(&vnicd)?)?;
+    top.wait_for("nic0/0")?;
+    top.terminal = File::open("/dev/null")?;
+    eventually("the program ends", || Ok(top.child.try_wait()?.is_some()))
+}
+
 #[test]
 fn a_daemon_that_ends_is_said_so_and_the_next_one_is_shown() -> Result<()> {
     let ns = NetNs::new()?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::Sort;
@@ -55,13 +57,16 @@ impl Screen {
 
     /// Waits for a key. A signal to end is one.
     pub(super) fn key(&self, timeout: Duration) -> io::Result<Option<Key>> {
-        let event = match event::poll(timeout) {
-            Ok(true) => Some(event::read()?),
-            Ok(false) => None,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
-            Err(e) => return Err(e),
-        };
-        if self.ended.load(Ordering::Relaxed) {
+        // Of a terminal that is gone crossterm reads nothing, again and again.
+        let (mut is_gone, mut event) = (is_gone_within(Duration::ZERO)?, None);
+        if !is_gone {
+            event = next_event()?;
+        }
+        if !is_gone && event.is_none() {
+            is_gone = is_gone_within(timeout)?;
+            event = if is_gone { None } else { next_event()? };
+        }
+        if is_gone || self.ended.load(Ordering::Relaxed) {
             return Ok(Some(Key::Quit));
         }
         let Some(Event::Key(key)) =
@@ -85,6 +90,27 @@ impl Screen {
             KeyCode::PageDown => Some(Key::Down(PAGE)),
             _ => None,
         })
+    }
+}
+
+/// What the terminal has to tell now.
+fn next_event() -> io::Result<Option<Event>> {
+    match event::poll(Duration::ZERO) {
+        Ok(true) => event::read().map(Some),
+        Ok(false) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits until the terminal has something to tell, or so long. Says whether it is gone.
+fn is_gone_within(time: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    match poll(&mut fds, Timespec::try_from(time).ok().as_ref()) {
+        Ok(_) => Ok(fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 
