@@ -9,7 +9,7 @@ SECONDS ?= 60
 MINUTES ?= 60
 SEED ?=
 
-.PHONY: all demo test deb rpm bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
+.PHONY: all demo test docs deb rpm bench-guest bench-pairs bench-tap bench-af-xdp bench-ring bench-loadgen bench-modes \
 	bench-modes-guest bench-kicks bench-devices check clean miri fuzz soak
 
 all:
@@ -22,6 +22,10 @@ demo:
 # All tests; the last line is "N passed, N failed".
 test:
 	@scripts/test
+
+# What is made from the code in docs/: the configuration reference.
+docs:
+	@scripts/docs
 
 # Packages of the release build, in target/package. See docs/install.md.
 deb rpm:

@@ -14,13 +14,9 @@ use crate::service::PassedSockets;
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    #[command(flatten)]
-    device: DeviceOptions,
-
-    #[command(flatten)]
-    daemon: Config,
-
     /// Read everything from this file instead; its options bear the same names
+    ///
+    /// It is read again at SIGHUP and by vnicctl reload.
     #[arg(long, value_name = "FILE", exclusive = true)]
     config: Option<PathBuf>,
 
@@ -29,8 +25,17 @@ pub struct Cli {
     sandbox_self_test: bool,
 
     /// Print what this program can do as JSON, and end
+    ///
+    /// As QEMU's conventions for back ends ask. All other options are ignored.
     #[arg(long)]
     print_capabilities: bool,
+
+    // After the options above, which have no heading.
+    #[command(flatten)]
+    device: DeviceOptions,
+
+    #[command(flatten)]
+    daemon: Config,
 }
 
 impl Cli {

@@ -14,6 +14,7 @@
 
 mod af_xdp;
 mod metrics;
+pub mod uplink_help;
 mod values;
 
 use std::collections::HashSet;
@@ -37,13 +38,19 @@ pub use values::{CpuList, RunAs, SocketGroup, SocketMode, UplinkSpec};
 
 /// The daemon's configuration.
 #[derive(Args, Clone, Debug, Deserialize)]
+#[command(next_help_heading = "The daemon")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// Answer vnicctl on this Unix socket
+    ///
+    /// It belongs to the daemon's user alone (mode 600).
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
     /// Give Prometheus metrics on this port, such as 127.0.0.1:9477, at /metrics
+    ///
+    /// With port 0 the kernel chooses one, and the log tells which. Loopback addresses only, unless there is
+    /// --metrics-public.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<MetricsAddress>,
 
@@ -53,24 +60,29 @@ pub struct Config {
     pub metrics_public: bool,
 
     /// Keep in this directory where packed rings stand, so that a daemon that is killed and started again goes on there
+    ///
+    /// It must belong to the daemon's user and be writable for nobody else. One that is gone after a boot does best, such
+    /// as /run/vnicd. Without it packed rings survive a connection, not the daemon.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Give up all rights but those that are needed: on or off
+    /// Give up all rights but those that are needed
     #[arg(long, value_name = "ON", default_value = "on")]
     #[serde(default)]
     pub sandbox: Switch,
 
     /// Become this user, a name or a number, after what needs rights was set up
+    ///
+    /// The process that opens things stays what it was. Not with --sandbox off.
     #[arg(long, value_name = "USER")]
     pub user: Option<RunAs>,
 
-    /// What to log: error, warn, info, debug, trace, or a tracing filter
+    /// What to log: error, warn, info, debug, trace, or a filter such as vnicd::worker=debug
     #[arg(long, value_name = "LEVEL", default_value = DEFAULT_LOG)]
     #[serde(default = "default_log")]
     pub log: String,
 
-    /// How to log, on standard error
+    /// How log lines look, on standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     #[serde(default)]
     pub log_format: LogFormat,
@@ -87,14 +99,15 @@ fn default_log() -> String {
     DEFAULT_LOG.into()
 }
 
-/// Whether something is done.
+/// Whether rights are given up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// It is.
+    /// A process of its own opens what takes rights; the one that serves guests has no capabilities, no paths and few
+    /// system calls.
     #[default]
     On,
-    /// It is not.
+    /// One process with all that it was started with, for debugging.
     Off,
 }
 
@@ -122,29 +135,42 @@ pub enum LogFormat {
 
 /// Options of a device: on the command line for the only one, in a file for each `[[device]]`.
 #[derive(Args, Clone, Debug, Deserialize, PartialEq)]
+#[command(next_help_heading = "The device")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DeviceOptions {
     /// Name of the device in log lines, thread names and commands
+    ///
+    /// Letters, digits, '.', '_' and '-'.
+    ///
+    /// Range: 1 to 32 characters.
     #[arg(long, value_name = "NAME", default_value = "nic0")]
     pub name: DeviceName,
 
     /// Listen for a front end (QEMU, cloud-hypervisor, DPDK virtio-user) on this Unix socket
+    ///
+    /// A stale socket is replaced, a live one refused. This or --fd is needed, unless a service manager passes the socket.
     #[arg(long, value_name = "PATH")]
     pub socket_path: Option<PathBuf>,
 
     /// Serve a front end on this open file descriptor, a connected or a listening Unix socket
+    ///
+    /// A listening one is served like a path; a connected one until it closes, and then vnicd exits with 0.
     #[arg(long, value_name = "N")]
     pub fd: Option<i32>,
 
     /// Connect to the socket instead, where the front end listens; try until it does
+    ///
+    /// And again when it has gone. The socket is the front end's then, so --socket-mode and --socket-group mean nothing.
     #[arg(long)]
     pub client: bool,
 
-    /// Permission bits of the socket, in octal
+    /// Permission bits of the socket, in octal, such as 660 [default: as the umask says]
+    ///
+    /// Range: 0 to 777, octal.
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<SocketMode>,
 
-    /// Group of the socket, a name or a number
+    /// Group of the socket, a name or a number [default: the daemon's]
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<SocketGroup>,
 
@@ -153,30 +179,40 @@ pub struct DeviceOptions {
         long,
         value_name = "SPEC",
         default_value = "tap=vnic%d",
-        help = "Where packets go: tap=NAME[,bridge=BR][,sndbuf=BYTES][,persist] (%d in the name is replaced by a free \
-                number), tap-fd=N[:N...], macvtap=IFNAME, \
-                af-xdp=IFNAME[,queue=N][,mode=auto|zerocopy|copy|skb][,steer=all|mac][,force][,fds=N[:N...]], or for \
-                tests discard[,unread], generate[,len=BYTES] and loopback"
+        help = uplink_help::SHORT,
+        long_help = uplink_help::long()
     )]
     pub uplink: UplinkSpec,
 
     /// MAC address that a guest is told, where its front end asks vnicd for it
+    ///
+    /// cloud-hypervisor asks; QEMU does not, and has mac= of its device. Unicast, such as 52:54:00:12:34:56.
     #[arg(long, value_name = "MAC")]
     pub mac: Option<Mac>,
 
-    /// Largest packet, in bytes of IP, from 68: told to the guest, and set for a TAP that is named
+    /// Largest packet, in bytes of IP: told to the guest, and set for a TAP that is named
+    ///
+    /// Range: 68 to 65535.
     #[arg(long, value_name = "N")]
     pub mtu: Option<u16>,
 
-    /// Queue pairs that a guest may use, each with a worker of its own
+    /// Queue pairs that a guest may use
+    ///
+    /// What --threads says serves them; a pair that no guest uses costs nothing.
+    ///
+    /// Range: 1 to 32.
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_PAIRS)]
     pub queue_pairs: u16,
 
     /// Largest ring that a guest may use, in entries
+    ///
+    /// Range: 1 to 32768.
     #[arg(long, value_name = "N", default_value_t = MAX_QUEUE_SIZE)]
     pub queue_size: u16,
 
     /// Send every packet to the TAP, and take it from AF_XDP, by itself, rather than those of a flow together
+    ///
+    /// Together are those packets of a flow that come in one burst; nothing waits for them.
     #[arg(long)]
     pub no_coalesce: bool,
 
@@ -187,6 +223,18 @@ pub struct DeviceOptions {
     /// Which threads move its packets
     #[arg(long, value_name = "HOW", default_value = "per-pair")]
     pub threads: Threads,
+
+    /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
+    ///
+    /// With --threads per-cpu: those that have a worker.
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+
+    /// Whether workers are kept near the guest's memory: on the CPUs of its NUMA node
+    ///
+    /// With --cpus: on those of them that the node has.
+    #[arg(long, value_name = "HOW", default_value = "off")]
+    pub numa: Numa,
 
     /// What `auto` goes by.
     #[command(flatten)]
@@ -203,15 +251,6 @@ pub struct DeviceOptions {
     /// How much may move.
     #[command(flatten)]
     pub limits: Limits,
-
-    /// CPUs to pin the workers to, in turn, such as 2,4-7 [default: the kernel places them]
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<CpuList>,
-
-    /// Whether workers are kept near the guest's memory: auto, on the CPUs of its NUMA node; off, wherever the kernel or --cpus
-    /// places them
-    #[arg(long, value_name = "HOW", default_value = "off")]
-    pub numa: Numa,
 }
 
 impl Default for DeviceOptions {

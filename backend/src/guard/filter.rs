@@ -39,19 +39,20 @@ const LISTENER_REPORTS: [u8; 2] = [131, 143];
 #[command(next_help_heading = "What the guest may send")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Filter {
-    /// Ethernet addresses that the guest may send from, ARP and neighbour discovery included.
-    #[arg(long, value_name = "MAC,...", help = "Addresses that the guest may send from")]
+    /// Ethernet addresses that the guest may send from
+    ///
+    /// Those that ARP and neighbour discovery give for the sender are looked at, too.
+    #[arg(long, value_name = "MAC,...")]
     pub allowed_macs: Option<Macs>,
-    /// IP addresses that the guest may send from, and claim in ARP and neighbour discovery. Nothing but IP and these two is
-    /// let out then.
-    #[arg(
-        long,
-        value_name = "ADDR[/LEN],...",
-        help = "IP addresses that the guest may send from; nothing but IP then"
-    )]
+    /// IP addresses that the guest may send from; nothing but IP, ARP and RARP then
+    ///
+    /// And those that it may claim in ARP and neighbour discovery.
+    #[arg(long, value_name = "ADDR[/LEN],...")]
     pub allowed_ips: Option<Prefixes>,
-    /// VLANs that the guest may send to; 0 is no tag.
-    #[arg(long, value_name = "LIST", help = "VLANs that the guest may send to, such as 0,5,10-20; 0: no tag")]
+    /// VLANs that the guest may send to, such as 0,5,10-20; 0: no tag
+    ///
+    /// Range: 0 to 4094, numbers and ranges.
+    #[arg(long, value_name = "LIST")]
     pub allowed_vlans: Option<Vlans>,
 }
 

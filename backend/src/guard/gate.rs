@@ -16,20 +16,38 @@ const MAX_BURST_MS: u32 = 10_000;
 #[command(next_help_heading = "How much may move, all queue pairs together")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Packets a second that the guest may send; a frame to be segmented counts as its segments.
-    #[arg(long, value_name = "N", help = "Packets a second that the guest may send, such as 100k")]
+    /// Packets a second that the guest may send, such as 100k
+    ///
+    /// A frame to be segmented counts as its segments.
+    ///
+    /// Range: from 1, with k, M or G.
+    #[arg(long, value_name = "N")]
     pub max_tx_pps: Option<Quantity>,
-    /// Bits a second that the guest may send, of frames from Ethernet's header on.
-    #[arg(long, value_name = "N", help = "Bits a second that the guest may send, such as 1G")]
+    /// Bits a second that the guest may send, such as 1G
+    ///
+    /// Of frames from the Ethernet header on.
+    ///
+    /// Range: from 1, with k, M or G.
+    #[arg(long, value_name = "N")]
     pub max_tx_bps: Option<Quantity>,
-    /// Packets a second that the guest gets.
-    #[arg(long, value_name = "N", help = "Packets a second that the guest gets")]
+    /// Packets a second that the guest gets
+    ///
+    /// A frame to be segmented counts as its segments.
+    ///
+    /// Range: from 1, with k, M or G.
+    #[arg(long, value_name = "N")]
     pub max_rx_pps: Option<Quantity>,
-    /// Bits a second that the guest gets.
-    #[arg(long, value_name = "N", help = "Bits a second that the guest gets")]
+    /// Bits a second that the guest gets
+    ///
+    /// Of frames from the Ethernet header on.
+    ///
+    /// Range: from 1, with k, M or G.
+    #[arg(long, value_name = "N")]
     pub max_rx_bps: Option<Quantity>,
-    /// What may come at once after a pause, as the time in milliseconds that it takes at the limit: 1 to 10000.
-    #[arg(long, value_name = "MS", default_value_t = 20, help = "What may come at once: so much time at the limit")]
+    /// What may come at once after a pause: as much as in so many milliseconds at the limit
+    ///
+    /// Range: 1 to 10000.
+    #[arg(long, value_name = "MS", default_value_t = 20)]
     pub limit_burst_ms: u32,
 }
 

@@ -38,12 +38,12 @@ impl fmt::Display for Mode {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Setting {
-    /// The governor, by what it sees.
+    /// Each queue pair changes between the two by its load; it starts in interrupt mode.
     #[default]
     Auto,
-    /// It is interrupt mode.
+    /// Workers sleep until they are woken.
     Interrupt,
-    /// It is polling mode.
+    /// Workers look at rings and uplink all the time, which takes a CPU each while a guest is there.
     Polling,
 }
 
@@ -75,34 +75,58 @@ pub struct Policy {
     #[arg(skip)]
     #[serde(skip)]
     pub mode: Setting,
-    /// Polling begins at this rate: segments a second, both directions together. From 1.
-    #[arg(long, value_name = "PPS", default_value_t = Self::default().enter_pps, help = "Polling begins at this rate: segments a second, both directions together")]
+    /// Polling begins at this rate: segments a second, both directions together
+    ///
+    /// Range: from 1.
+    #[arg(long, value_name = "PPS", default_value_t = Self::default().enter_pps)]
     pub enter_pps: u32,
-    /// Polling ends below this rate. Below `enter_pps`.
-    #[arg(long, value_name = "PPS", default_value_t = Self::default().leave_pps, help = "Polling ends below this rate")]
+    /// Polling ends below this rate
+    ///
+    /// Range: from 0, below enter-pps.
+    #[arg(long, value_name = "PPS", default_value_t = Self::default().leave_pps)]
     pub leave_pps: u32,
-    /// The time over which the rate is measured, in milliseconds. 1 to 10000.
-    #[arg(long, value_name = "MS", default_value_t = Self::default().rate_window_ms, help = "Over how long the rate is measured")]
+    /// Over how many milliseconds the rate is measured
+    ///
+    /// Range: 1 to 10000.
+    #[arg(long, value_name = "MS", default_value_t = Self::default().rate_window_ms)]
     pub rate_window_ms: u32,
-    /// The least that the polling window shrinks to, in microseconds. At most `max_idle_spin_us`.
-    #[arg(long, value_name = "US", default_value_t = Self::default().min_idle_spin_us, help = "How long polling at least goes on without finding anything")]
+    /// How many microseconds polling at least goes on without finding anything
+    ///
+    /// Range: from 0, at most max-idle-spin-us.
+    #[arg(long, value_name = "US", default_value_t = Self::default().min_idle_spin_us)]
     pub min_idle_spin_us: u32,
-    /// The most that the polling window grows to: the longest spin over empty rounds, in microseconds. 1 to 1000000.
-    #[arg(long, value_name = "US", default_value_t = Self::default().max_idle_spin_us, help = "How long polling at most goes on without finding anything")]
+    /// How many microseconds polling at most goes on without finding anything
+    ///
+    /// Range: 1 to 1000000.
+    #[arg(long, value_name = "US", default_value_t = Self::default().max_idle_spin_us)]
     pub max_idle_spin_us: u32,
-    /// The largest share of any tenth of a second that empty rounds may take, in percent. 1 to 100; 100 is no bound.
-    #[arg(long, value_name = "PERCENT", default_value_t = Self::default().max_poll_cpu_percent, help = "The largest share of any tenth of a second that polling for nothing may take")]
+    /// The largest share of any tenth of a second, in percent, that polling for nothing may take
+    ///
+    /// 100 is no bound.
+    ///
+    /// Range: 1 to 100.
+    #[arg(long, value_name = "PERCENT", default_value_t = Self::default().max_poll_cpu_percent)]
     pub max_poll_cpu_percent: u32,
-    /// How long a worker that was preempted while it polled does not poll, in milliseconds, the first time. 1 to 60000.
-    #[arg(long, value_name = "MS", default_value_t = Self::default().preempted_backoff_ms, help = "How long a worker that lost its CPU while it polled does not poll")]
+    /// For how many milliseconds a worker that lost its CPU while it polled does not poll
+    ///
+    /// Twice as long each time that it happens again soon after, up to 32 times.
+    ///
+    /// Range: 1 to 60000.
+    #[arg(long, value_name = "MS", default_value_t = Self::default().preempted_backoff_ms)]
     pub preempted_backoff_ms: u32,
-    /// How long polling mode sleeps between looks, in microseconds, at most 1000000. 0: not at all. A ring without a
-    /// kick fd is looked at this often when nothing else goes on, and every 1000 µs if this is 0.
-    #[arg(long, value_name = "US", default_value_t = Self::default().poll_interval_us, help = "How long polling mode sleeps between two looks; 0: not at all")]
+    /// How many microseconds polling mode sleeps between two looks; 0: not at all
+    ///
+    /// A ring without a kick fd is looked at this often when nothing else goes on, and every 1000 microseconds if this is 0.
+    ///
+    /// Range: 0 to 1000000.
+    #[arg(long, value_name = "US", default_value_t = Self::default().poll_interval_us)]
     pub poll_interval_us: u32,
-    /// How long what one side sends in a stream gathers before the next look, kicks off, in microseconds, at most 1000. 0: not
-    /// at all. It goes on as long as every look finds something, below the rate of polling.
-    #[arg(long, value_name = "US", default_value_t = Self::default().gather_us, help = "How long a stream gathers between two looks, below the rate of polling; 0: not at all")]
+    /// How many microseconds a stream gathers between two looks, below the rate of polling; 0: not at all
+    ///
+    /// It goes on as long as one side sends nearly all bytes and every look finds something.
+    ///
+    /// Range: 0 to 1000.
+    #[arg(long, value_name = "US", default_value_t = Self::default().gather_us)]
     pub gather_us: u32,
 }
 

@@ -24,25 +24,26 @@ pub(super) const URGENT_LEN: usize = 12 + 2 * 4 + 2 + 40 + 1;
 #[command(next_help_heading = "When to interrupt the guest, in polling mode")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Moderation {
-    /// Longest time from a packet until the driver is called for it, in microseconds, up to 100000. 0 is automatic: after
-    /// every round, which takes some microseconds.
-    #[arg(
-        long,
-        value_name = "US",
-        default_value_t = 0,
-        help = "Longest wait of a packet for its interrupt; 0: automatic"
-    )]
+    /// For how many microseconds a packet's interrupt waits at most; 0: it is sent after every round
+    ///
+    /// A round takes some microseconds.
+    ///
+    /// Range: 0 to 100000.
+    #[arg(long, value_name = "US", default_value_t = 0)]
     pub coalesce_us: u32,
-    /// Call when so many packets wait for it, even if it is not yet time. 0: however many.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        help = "Interrupt when so many packets wait for it; 0: any number"
-    )]
+    /// Interrupt when so many packets wait for it; 0: however many
+    ///
+    /// It needs a coalesce-us.
+    ///
+    /// Range: from 0.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub coalesce_frames: u32,
-    /// Packets of these priorities are not held.
-    #[arg(long, value_name = "P|P-P", default_value = "6-7", help = "Priorities that never wait: 802.1p, or DSCP / 8")]
+    /// Packets of these priorities never wait: 802.1p, or DSCP / 8
+    ///
+    /// Nor do ARP and neighbour discovery.
+    ///
+    /// Range: 0 to 7, one or a range.
+    #[arg(long, value_name = "P|P-P", default_value = "6-7")]
     pub urgent_priorities: Priorities,
 }
 

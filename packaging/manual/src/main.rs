@@ -1,6 +1,8 @@
-//! Writes the man pages and shell completions of vnicd and vnicctl below a directory, as they are installed below `/usr`.
+//! Writes the man pages and shell completions of vnicd and vnicctl below a directory, as they are installed below `/usr`;
+//! or prints the configuration reference.
 //!
 //!     manual DIR DATE
+//!     manual --reference
 
 #![forbid(unsafe_code)]
 
@@ -8,9 +10,11 @@
 #[path = "../../../backend/src/bin/vnicctl/main.rs"]
 mod vnicctl;
 
+mod reference;
+
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory};
@@ -21,17 +25,25 @@ const SECTION: &str = "8";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(dir), Some(date)) = (args.next().map(PathBuf::from), args.next()) else {
-        eprintln!("usage: manual DIR DATE");
-        return ExitCode::FAILURE;
+    let done = match (args.next(), args.next()) {
+        (Some(word), None) if word == "--reference" => print_reference(),
+        (Some(dir), Some(date)) => write(Path::new(&dir), &date).map_err(|e| format!("cannot write below {dir}: {e}")),
+        _ => Err("usage: manual DIR DATE, or manual --reference".into()),
     };
-    match write(&dir, &date) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("manual: cannot write below {}: {e}", dir.display());
+            eprintln!("manual: {e}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_reference() -> Result<(), String> {
+    let mut command = vnicd::cli::Cli::command();
+    command.build();
+    print!("{}", reference::reference(&command)?);
+    Ok(())
 }
 
 fn write(dir: &Path, date: &str) -> io::Result<()> {
