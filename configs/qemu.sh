@@ -1,19 +1,26 @@
 #!/bin/sh
-# vnicd on a TAP, and a QEMU guest that connects to it. Needs root, or a TAP made for the user.
+# vnicd, and a QEMU guest that connects to it. Needs root, or a TAP made for the user.
+#
+#   qemu.sh [OPTION...]     boots IMAGE, or what these options of QEMU's say
 set -eu
-SOCKET=${SOCKET:-/run/vnicd-vm1.sock}
-UPLINK=${UPLINK:-tap=vm1}
-IMAGE=${IMAGE:?the disk image of the guest}
-MEMORY=${MEMORY:-1G}
+: "${SOCKET:=/run/vnicd-vm1.sock}"
+: "${UPLINK:=tap=vm1}"
+: "${MAC:=52:54:00:12:34:56}"
+: "${MTU:=1500}"
+: "${MEMORY:=1G}"
+: "${ACCEL:=kvm}"
+: "${IMAGE:=disk.img}"
+[ $# -gt 0 ] || set -- "$IMAGE"
 
-vnicd --socket-path "$SOCKET" --uplink "$UPLINK" &
-trap 'kill $!' EXIT
-while [ ! -S "$SOCKET" ]; do sleep 0.1; done
+vnicd --socket-path "$SOCKET" --uplink "$UPLINK" --mtu "$MTU" &
+trap 'kill $!; wait' EXIT
+trap exit INT TERM
+until [ -S "$SOCKET" ]; do kill -0 $!; sleep 0.1; done
 
 # share=on: vnicd maps the same memory.
-qemu-system-x86_64 -machine accel=kvm -cpu host -m "$MEMORY" \
+qemu-system-x86_64 -accel "$ACCEL" -cpu max -m "$MEMORY" \
     -object memory-backend-memfd,id=mem,size="$MEMORY",share=on -numa node,memdev=mem \
     -chardev socket,id=vnic,path="$SOCKET" \
     -netdev vhost-user,id=net,chardev=vnic \
-    -device virtio-net-pci,netdev=net,mac=52:54:00:12:34:56 \
-    "$IMAGE"
+    -device virtio-net-pci,netdev=net,mac="$MAC",host_mtu="$MTU" \
+    "$@"

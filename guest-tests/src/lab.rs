@@ -178,6 +178,12 @@ pub fn beside<T: Send>(
     })
 }
 
+/// Says what a test leaves out and why, also where the output of tests that pass is not shown.
+pub fn left_out(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}");
+}
+
 /// Fails unless the daemon ended by itself with this exit code.
 pub fn ended_with(status: std::process::ExitStatus, code: i32) -> Result<()> {
     ensure!(status.code() == Some(code), "vnicd ended with {status}, not with exit code {code}");

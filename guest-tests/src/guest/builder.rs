@@ -1,5 +1,6 @@
 //! How a guest is put together and started.
 
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -145,6 +146,21 @@ impl<'a> GuestBuilder<'a> {
 
     /// Starts the guest without waiting ([`Guest::wait_boots`]): for a QEMU that waits for its backend.
     pub fn start(self) -> Result<Guest> {
+        self.start_with(|machine| machine.command())
+    }
+
+    /// Boots it by a command that starts a QEMU of this version in its own way, and hands on to it the options that are added.
+    /// Processors, memory and network devices are that command's to say.
+    pub fn boot_by(self, mut command: Command) -> Result<Guest> {
+        let guest = self.start_with(|machine| {
+            machine.add_system(&mut command)?;
+            Ok(command)
+        })?;
+        guest.wait_boots(1)?;
+        Ok(guest)
+    }
+
+    fn start_with(self, command: impl FnOnce(&Machine) -> Result<Command>) -> Result<Guest> {
         // Found out before room is taken: the probe boots a guest.
         let accel = match self.accel {
             Some(accel) => accel,
@@ -168,7 +184,7 @@ impl<'a> GuestBuilder<'a> {
             ns: self.ns,
             dir: dir.path(),
         };
-        let qemu = Process::spawn_for(machine.command()?, self.lifetime)?;
+        let qemu = Process::spawn_for(command(&machine)?, self.lifetime)?;
         let link = match Link::connect(&dir.path().join("agent"), Duration::from_secs(10)) {
             Ok(link) => link,
             Err(error) => bail!("{error:#}\n{}", qemu.tail()),

@@ -7,7 +7,7 @@ mod link;
 mod migration;
 mod netboot;
 mod nic;
-mod qemu;
+pub(crate) mod qemu;
 mod qmp;
 mod slots;
 

@@ -105,7 +105,7 @@ pub(crate) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The command: console on standard output, agent and monitor on sockets in `dir`.
+    /// The command that starts all of it.
     pub(crate) fn command(&self) -> Result<Command> {
         let mut command = program(self.qemu, self.ns)?;
         let memory = self.memory_mib;
@@ -113,7 +113,7 @@ impl Machine<'_> {
             Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
         };
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc"]).args(accel);
+        command.args(["-machine", "pc"]).args(accel);
         command.arg("-smp").arg(self.cpus.to_string()).arg("-m");
         match self.dimms {
             None => command.arg(format!("{memory}M")),
@@ -123,6 +123,17 @@ impl Machine<'_> {
             command.args(shared_memory(memory));
         }
         command.args(self.dimms.unwrap_or_default().iter().flat_map(Dimm::args));
+        for (index, nic) in self.nics.iter().enumerate() {
+            command.args(nic.args(index, self.qemu, self.accel));
+        }
+        self.add_system(&mut command)?;
+        Ok(command)
+    }
+
+    /// Adds what makes it a guest of the tests, whatever machine it runs on: kernel, console on standard output, agent and
+    /// monitor on sockets in `dir`.
+    pub(crate) fn add_system(&self, command: &mut Command) -> Result<()> {
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.arg("-chardev").arg(self.socket("agent")).args(["-serial", "chardev:agent"]);
         command.arg("-chardev").arg(self.socket("qmp")).args(["-mon", "chardev=qmp,mode=control"]);
@@ -131,11 +142,8 @@ impl Machine<'_> {
         let cmdline = "console=ttyS0 quiet panic=0 no_timer_check tsc=reliable mitigations=off random.trust_cpu=on \
                        cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=2";
         command.arg("-append").arg(format!("{cmdline} {}", self.cmdline));
-        for (index, nic) in self.nics.iter().enumerate() {
-            command.args(nic.args(index, self.qemu, self.accel));
-        }
         command.args(self.extra);
-        Ok(command)
+        Ok(())
     }
 
     fn socket(&self, name: &str) -> String {
