@@ -36,6 +36,7 @@ pub mod guest;
 pub mod lab;
 pub mod lines;
 pub mod netns;
+pub mod openvswitch;
 pub mod packets;
 pub mod patience;
 pub mod process;
