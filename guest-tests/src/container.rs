@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::lab::eventually;
 use crate::process::Signal;
-use crate::{Output, Process, assets};
+use crate::{NetNs, Output, Process, assets};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -26,9 +26,18 @@ pub struct Container {
 impl Container {
     /// Unpacks and boots it, with a network of its own.
     pub fn boot() -> Result<Self> {
+        Self::of("debian.tar")
+    }
+
+    /// The same with QEMU and libvirt.
+    pub fn with_virtual_machines() -> Result<Self> {
+        Self::of("debian-vm.tar")
+    }
+
+    fn of(archive: &str) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("vnicd-test-").tempdir()?;
         let mut unpack = Command::new("tar");
-        unpack.arg("-xf").arg(assets::cache()?.join("debian.tar")).arg("-C").arg(root.path());
+        unpack.arg("-xf").arg(assets::cache()?.join(archive)).arg("-C").arg(root.path());
         Process::spawn(unpack)?.wait_output(PATIENCE)?.ok("tar: run `scripts/setup test` first")?;
         // The machine's id may be any.
         fs::write(root.path().join("etc/machine-id"), "")?;
@@ -66,10 +75,15 @@ impl Container {
 
     /// What a shell in it does with this line.
     pub fn run(&self, line: &str) -> Result<Output> {
+        self.spawn(line)?.wait_output(PATIENCE)
+    }
+
+    /// Starts a shell line in it, which may go on in there when the process here is killed.
+    pub fn spawn(&self, line: &str) -> Result<Process> {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.init.to_string(), "--all", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
         command.args(["DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "sh", "-c", line]);
-        Process::spawn(command)?.wait_output(PATIENCE)
+        Process::spawn(command)
     }
 
     /// What it prints, if it succeeds.
@@ -109,6 +123,11 @@ impl Container {
     /// Copies a file into it.
     pub fn put(&self, file: &Path, inside: &str) -> Result<()> {
         fs::copy(file, self.path(inside)).with_context(|| format!("cannot copy {}", file.display())).map(drop)
+    }
+
+    /// Its network.
+    pub fn network(&self) -> Result<NetNs> {
+        NetNs::of(self.init)
     }
 
     /// Where its files are.

@@ -55,6 +55,13 @@ impl NetNs {
         Ok(ns)
     }
 
+    /// That of a process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        let fd = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        Ok(Self { fd: Arc::new(fd.into()) })
+    }
+
     /// A command that will run inside; it is killed when the thread that spawns it ends.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);

@@ -11,8 +11,8 @@ use guest_tests::container::Container;
 use guest_tests::driver::Client;
 use guest_tests::driver::nic::VERSION_1;
 use guest_tests::lab::eventually;
+use guest_tests::package::package;
 use guest_tests::spell::Spell;
-use guest_tests::vnicd::binary;
 use guest_tests::{Process, Usage};
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -29,20 +29,6 @@ fn run(program: &str, args: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(args).current_dir(repository());
     Process::spawn(command)?.wait_output(PATIENCE)?.ok(&format!("{program} {}", args.join(" ")))
-}
-
-/// Makes a package of the programs beside this test, in `dir`; its path.
-fn package(dir: &Path, kind: &str, version: &str) -> Result<PathBuf> {
-    let programs = binary()?.parent().context("no directory")?.to_owned();
-    let mut command = Command::new(repository().join("scripts/package"));
-    command.arg(kind).env("VERSION", version).env("PROGRAMS", programs).env("OUTPUT", dir);
-    Process::spawn(command)?.wait_output(PATIENCE)?.ok("scripts/package")?;
-    let made = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with(kind) && name.contains(version)
-    };
-    made.into_iter().find(is_it).with_context(|| format!("no {kind} was made"))
 }
 
 /// What lies on the system's disk but for what it notes itself.

@@ -1,5 +1,5 @@
 //! The first program of a guest: mounts, loads the network driver, then runs shell lines that come over the second
-//! serial port. It configures no interface but the loopback. As `tool` it makes traffic, in the guest and on the host.
+//! serial port, or the one that the kernel's command line names (`agent=ttyS0`). It configures no interface but the loopback. As `tool` it makes traffic, in the guest and on the host.
 //!
 //! Orphans are not reaped: a guest lives for minutes.
 
@@ -20,7 +20,7 @@ use guest_tests::protocol::{Event, Request};
 use guest_tests::tools;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-const PORT: &str = "/dev/ttyS1";
+const PORT: &str = "ttyS1";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -80,7 +80,10 @@ type Port = Arc<Mutex<File>>;
 type Groups = Arc<Mutex<HashMap<u64, Pid>>>;
 
 fn serve() -> Result<()> {
-    let port = File::options().read(true).write(true).open(PORT).with_context(|| format!("cannot open {PORT}"))?;
+    let words = fs::read_to_string("/proc/cmdline")?;
+    let name = words.split_whitespace().find_map(|word| word.strip_prefix("agent=")).unwrap_or(PORT);
+    let path = Path::new("/dev").join(name);
+    let port = File::options().read(true).write(true).open(&path).with_context(|| format!("cannot open {path:?}"))?;
     let mut settings = rustix::termios::tcgetattr(&port)?;
     settings.make_raw();
     settings.set_speed(115_200)?;
@@ -110,7 +113,7 @@ fn serve() -> Result<()> {
             Err(error) => eprintln!("agent: a request that cannot be read: {error}"),
         }
     }
-    anyhow::bail!("{PORT} was closed")
+    anyhow::bail!("{path:?} was closed")
 }
 
 fn run(id: u64, line: &str, port: &Port, groups: &Groups) -> io::Result<i32> {

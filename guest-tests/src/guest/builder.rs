@@ -1,17 +1,22 @@
 //! How a guest is put together and started.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use tempfile::TempDir;
 
 use super::link::Link;
 use super::qemu::{self, Machine};
-use super::{Accel, Dimm, Guest, Nic, Slots, initramfs};
+use super::{Accel, Dimm, Guest, Nic, Slots, System};
 use crate::assets::{Kernel, Qemu};
 use crate::netns::NetNs;
 use crate::process::{LIFETIME, Process};
+
+/// How long QEMU may take until it has made its sockets, and how long somebody else may until he has started it.
+const START: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
 /// How to start a guest; see [`Guest::builder`].
 #[derive(Clone, Debug)]
@@ -153,7 +158,7 @@ impl<'a> GuestBuilder<'a> {
     /// Processors, memory and network devices are that command's to say.
     pub fn boot_by(self, mut command: Command) -> Result<Guest> {
         let guest = self.start_with(|machine| {
-            machine.add_system(&mut command)?;
+            machine.add_system(&mut command);
             Ok(command)
         })?;
         guest.wait_boots(1)?;
@@ -166,13 +171,12 @@ impl<'a> GuestBuilder<'a> {
             Some(accel) => accel,
             None => qemu::accel()?,
         };
-        let initramfs = initramfs::build(self.kernel).context("cannot build the guest's initramfs")?;
+        let system = System::of(self.kernel)?;
         let dir = tempfile::Builder::new().prefix("guest-test-").tempdir()?;
         let slot = self.slots.is_none().then(|| Slots::take(1));
         let machine = Machine {
             qemu: self.qemu,
-            kernel: self.kernel,
-            initramfs,
+            system,
             accel,
             memory_mib: self.memory_mib,
             dimms: self.dimms,
@@ -185,18 +189,33 @@ impl<'a> GuestBuilder<'a> {
             dir: dir.path(),
         };
         let qemu = Process::spawn_for(command(&machine)?, self.lifetime)?;
-        let link = match Link::connect(&dir.path().join("agent"), Duration::from_secs(10)) {
+        let sockets = dir.path().to_owned();
+        self.linked(qemu, START[0], accel, sockets, Some(dir), slot)
+    }
+
+    /// Takes over a guest that somebody else starts by what [`System`] says: the process whose end is its end, and the
+    /// directory of its sockets.
+    pub fn attach(self, qemu: Process, sockets: &Path) -> Result<Guest> {
+        let slot = self.slots.is_none().then(|| Slots::take(1));
+        let guest = self.linked(qemu, START[1], Accel::Tcg, sockets.to_owned(), None, slot)?;
+        guest.wait_boots(1)?;
+        Ok(guest)
+    }
+
+    fn linked(
+        self,
+        qemu: Process,
+        start: Duration,
+        accel: Accel,
+        sockets: PathBuf,
+        dir: Option<TempDir>,
+        slot: Option<Slots>,
+    ) -> Result<Guest> {
+        let link = match Link::connect(&sockets.join("agent"), start) {
             Ok(link) => link,
             Err(error) => bail!("{error:#}\n{}", qemu.tail()),
         };
-        Ok(Guest {
-            qemu,
-            link,
-            qmp: Mutex::default(),
-            boot_timeout: self.boot_timeout,
-            accel,
-            dir,
-            slot: Mutex::new(slot),
-        })
+        let (qmp, slot, boot_timeout) = (Mutex::default(), Mutex::new(slot), self.boot_timeout);
+        Ok(Guest { qemu, link, qmp, boot_timeout, accel, sockets, slot, _dir: dir })
     }
 }

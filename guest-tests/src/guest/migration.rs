@@ -26,7 +26,7 @@ impl Guest {
     /// Moves the guest into a QEMU that `to` puts together, which must be like this one but for what is behind its network
     /// devices. Commands that run in the guest go on, but nothing more is heard of them.
     pub fn migrate(self, to: GuestBuilder) -> Result<(Self, Migration)> {
-        let socket = self.dir.path().join("migration");
+        let socket = self.sockets.join("migration");
         let uri = format!("unix:{}", socket.display());
         let next = to.qemu_args(["-incoming", &uri]).start()?;
         next.link.go_on_from(&self.link);

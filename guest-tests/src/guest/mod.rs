@@ -10,7 +10,9 @@ mod nic;
 pub(crate) mod qemu;
 mod qmp;
 mod slots;
+mod system;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ pub use netboot::netboot;
 pub use nic::Nic;
 pub use qemu::{Accel, accel};
 pub use slots::{SLOTS, Slots};
+pub use system::System;
 
 use crate::lines::{Lines, NoLine, Stream};
 use crate::patience::Patience;
@@ -43,8 +46,10 @@ pub struct Guest {
     qmp: Mutex<Option<Qmp>>,
     boot_timeout: Duration,
     accel: Accel,
-    dir: TempDir,
+    /// Of its agent and its monitor.
+    sockets: PathBuf,
     slot: Mutex<Option<Slots>>,
+    _dir: Option<TempDir>,
 }
 
 /// A shell line that runs in a guest; it is killed when this value is dropped.
@@ -89,7 +94,7 @@ impl Guest {
         let mut slot = self.qmp.lock().unwrap_or_else(PoisonError::into_inner);
         let mut qmp = match slot.take() {
             Some(qmp) => qmp,
-            None => Qmp::connect(&self.dir.path().join("qmp")).map_err(|error| self.explain(error))?,
+            None => Qmp::connect(&self.sockets.join("qmp")).map_err(|error| self.explain(error))?,
         };
         // A connection that failed is not used again: an answer may still be under way.
         let answer = qmp.execute(&command).map_err(|error| self.explain(error))?;

@@ -1,16 +1,16 @@
 //! QEMU's command line, and whether this machine's KVM can boot a guest.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::assets::{self, Kernel, Qemu};
+use crate::assets::{self, Qemu};
 use crate::guest::dimms::{self, Dimm};
-use crate::guest::{Guest, Nic};
+use crate::guest::{Guest, Nic, System};
 use crate::netns::NetNs;
 
 /// What executes the guest's instructions.
@@ -89,8 +89,7 @@ pub(crate) fn program(qemu: Qemu, ns: Option<&NetNs>) -> Result<Command> {
 /// All that makes up a command line.
 pub(crate) struct Machine<'a> {
     pub(crate) qemu: Qemu,
-    pub(crate) kernel: Kernel,
-    pub(crate) initramfs: PathBuf,
+    pub(crate) system: System,
     pub(crate) accel: Accel,
     pub(crate) memory_mib: u32,
     pub(crate) dimms: Option<&'a [Dimm]>,
@@ -126,35 +125,12 @@ impl Machine<'_> {
         for (index, nic) in self.nics.iter().enumerate() {
             command.args(nic.args(index, self.qemu, self.accel));
         }
-        self.add_system(&mut command)?;
+        self.add_system(&mut command);
         Ok(command)
     }
 
-    /// Adds what makes it a guest of the tests, whatever machine it runs on: kernel, console on standard output, agent and
-    /// monitor on sockets in `dir`.
-    pub(crate) fn add_system(&self, command: &mut Command) -> Result<()> {
-        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
-        command.arg("-chardev").arg(self.socket("agent")).args(["-serial", "chardev:agent"]);
-        command.arg("-chardev").arg(self.socket("qmp")).args(["-mon", "chardev=qmp,mode=control"]);
-        command.arg("-kernel").arg(self.vmlinuz()?).arg("-initrd").arg(&self.initramfs);
-        // A panic stays visible on the console instead of ending in a reboot.
-        let cmdline = "console=ttyS0 quiet panic=0 no_timer_check tsc=reliable mitigations=off random.trust_cpu=on \
-                       cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=2";
-        command.arg("-append").arg(format!("{cmdline} {}", self.cmdline));
-        command.args(self.extra);
-        Ok(())
-    }
-
-    fn socket(&self, name: &str) -> String {
-        format!("socket,id={name},path={},server=on,wait=off", self.dir.join(name).display())
-    }
-
-    fn vmlinuz(&self) -> Result<PathBuf> {
-        let boot = self.kernel.dir()?.join("boot");
-        let names = fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let is_kernel =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"));
-        names.into_iter().find(is_kernel).with_context(|| format!("no kernel in {}", boot.display()))
+    /// Adds what makes it a guest of the tests, whatever machine it runs on.
+    pub(crate) fn add_system(&self, command: &mut Command) {
+        command.args(self.system.args(self.dir, self.cmdline)).args(self.extra);
     }
 }
