@@ -43,6 +43,21 @@ fn qemu_listens() -> Result<()> {
     carries_traffic("qemu-server.sh", |_| Ok(()))
 }
 
+/// A vnicd that cannot do what it is told is the end of it.
+#[test]
+fn no_guest_without_vnicd() -> Result<()> {
+    for name in ["qemu.sh", "qemu-4-queues.sh", "qemu-packed.sh", "qemu-huge-pages.sh", "cloud-hypervisor.sh"] {
+        let script = Script::new(&NetNs::new()?, name)?.set("UPLINK", "moon=1");
+        for program in ["qemu-system-x86_64", "cloud-hypervisor"] {
+            script.stand_in(program, "echo a guest without vnicd")?;
+        }
+        let output = script.spawn(&[])?.wait_output(END)?;
+        ensure!(output.status != 0 && output.stderr.contains("moon=1"), "{name}: {output:?}");
+        ensure!(!output.stdout.contains("a guest"), "{name}: {output:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn four_queue_pairs() -> Result<()> {
     carries_traffic("qemu-4-queues.sh", |guest| {
