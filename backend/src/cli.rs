@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use crate::config::{Config, DeviceOptions, LogFormat};
+use crate::config::{Config, DeviceOptions, LogFormat, Texts};
 use crate::service::PassedSockets;
 
 /// A virtual NIC for virtual machines: a vhost-user-net back end that sleeps when idle.
@@ -58,7 +58,11 @@ impl Cli {
     pub fn into_config(self, passed: PassedSockets) -> Result<Config, Box<dyn Error>> {
         match self.source(passed.clone()) {
             Some(source) => source.parse(&source.text()?),
-            None => finished(Config { devices: vec![self.device], ..self.daemon }, passed),
+            None => {
+                let Self { device, mut daemon, .. } = self;
+                daemon.devices = vec![device];
+                finished(daemon, passed)
+            }
         }
     }
 
@@ -69,7 +73,7 @@ impl Cli {
     }
 }
 
-/// A configuration file, and the sockets that were passed for its devices.
+/// A configuration file with what it names, and the sockets that were passed for its devices.
 #[derive(Clone, Debug)]
 pub struct Source {
     path: PathBuf,
@@ -77,12 +81,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// What the file says now.
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the files say now, all of it as one text.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When they cannot be read.
     pub fn text(&self) -> Result<String, Box<dyn Error>> {
-        Ok(Config::text(&self.path)?)
+        Ok(serde_json::to_string(&Texts::read(&self.path)?)?)
     }
 
     /// The configuration that `text` is, with the sockets that were passed, checked.
@@ -90,7 +100,7 @@ impl Source {
     /// # Errors
     /// When it makes no sense.
     pub fn parse(&self, text: &str) -> Result<Config, Box<dyn Error>> {
-        finished(Config::parse(&self.path, text)?, self.passed.clone())
+        finished(serde_json::from_str::<Texts>(text)?.parse()?, self.passed.clone())
     }
 }
 

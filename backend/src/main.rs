@@ -20,7 +20,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use vnicd::cli::{Cli, Source};
 use vnicd::config::{Config, LogFormat, Switch, UplinkSpec};
-use vnicd::control::{ControlServer, Outcome, Reloaded, Reloads};
+use vnicd::control::{Configuration, ControlServer, Outcome, Reloaded, Reloads};
 use vnicd::device::{self, EventLoop, Fleet, Shared};
 use vnicd::metrics::MetricsServer;
 use vnicd::opener::{Client, Opener, Reread};
@@ -80,6 +80,8 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     }
     // Before anything that is seen from outside: whoever sees it may send the signal.
     let (ended, reloads) = (Rc::new(Cell::new(false)), Reloads::default());
+    let file = source.as_ref().map(Source::path);
+    reloads.take(Configuration::of(&config, file));
     let signals = Signals::new(ended.clone(), reloads.clone())?;
     let control = config.control.as_ref().map(|_| opener.control()).transpose()?;
     let metrics = config.metrics.map(|_| opener.metrics()).transpose()?;
@@ -109,7 +111,10 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
         if reloads.are_asked() {
             let read = || source.as_ref().ok_or("there is no --config FILE to read again")?.parse(&opener.reread()?);
             reloads.done(match read() {
-                Ok(wanted) => Outcome::Reloaded(reload(&config, &wanted, &mut fleet, &mut events)),
+                Ok(wanted) => {
+                    reloads.take(Configuration::of(&wanted, file));
+                    Outcome::Reloaded(reload(&config, &wanted, &mut fleet, &mut events))
+                }
                 Err(e) => {
                     tracing::error!("the configuration is not read again, and all stays as it is: {e}");
                     Outcome::Refused(e.to_string())

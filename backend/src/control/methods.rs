@@ -81,6 +81,7 @@ impl Methods {
             }
             "mode.toggle" => params(request).and_then(|Of { target }| self.order(&target, Order::Toggle)),
             "mode.auto" => params(request).and_then(|Of { target }| self.order(&target, Order::Auto)),
+            "configuration" => params(request).map(|Nothing {}| json!(self.reloads.configuration())),
             "reload" => params(request).map(|Nothing {}| json!({ "reload": self.reloads.ask() })),
             "reload.outcome" => {
                 let Number { reload } = params(request)?;
@@ -205,6 +206,7 @@ mod tests {
             ("stats", json!({ "target": "vm1/0/rx" }), "vm1/0/rx has no mode"),
             ("map", json!({ "target": "vm1" }), "unknown field `target`"),
             ("status", json!("all"), "invalid type: string"),
+            ("configuration", json!({ "name": "vm1" }), "unknown field `name`"),
         ] {
             let error = call(&methods, method, params.clone()).unwrap_err();
             assert!(error.code == -32602 && error.message.contains(part), "{method} {params}: {error:?}");

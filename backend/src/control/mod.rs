@@ -7,6 +7,7 @@
 
 mod captures;
 mod client;
+mod configuration;
 mod door;
 mod events;
 mod map;
@@ -24,6 +25,7 @@ mod testing;
 use self::events::SinceStart;
 
 pub use captures::CaptureStart;
+pub use configuration::{Configuration, Definition};
 pub use events::{EVENTS_LOST, Lost, MODE_CHANGED, ModeChange};
 pub use map::MapEntry;
 pub use mode_status::{LaneMode, ModeStatus};

@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Configuration;
+
 /// What a reading of the configuration changed.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
@@ -41,6 +43,7 @@ struct State {
     asked: u64,
     done: u64,
     last: Option<Outcome>,
+    configuration: Configuration,
 }
 
 impl Reloads {
@@ -62,6 +65,16 @@ impl Reloads {
     pub fn done(&self, outcome: Outcome) {
         let mut state = self.0.borrow_mut();
         (state.done, state.last) = (state.asked, Some(outcome));
+    }
+
+    /// This is the configuration from now on.
+    pub fn take(&self, configuration: Configuration) {
+        self.0.borrow_mut().configuration = configuration;
+    }
+
+    /// The configuration that was taken last.
+    pub(super) fn configuration(&self) -> Configuration {
+        self.0.borrow().configuration.clone()
     }
 
     /// What became of number `number`; of one that was followed by others, what became of these.

@@ -6,8 +6,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// What can be asked.
-const METHODS: [&str; 9] =
-    ["status", "map", "stats", "mode.show", "mode.set", "mode.toggle", "mode.auto", "events", "capture"];
+const METHODS: [&str; 12] = [
+    "status",
+    "map",
+    "stats",
+    "mode.show",
+    "mode.set",
+    "mode.toggle",
+    "mode.auto",
+    "configuration",
+    "reload",
+    "reload.outcome",
+    "events",
+    "capture",
+];
 
 /// A request.
 #[derive(Clone, Debug, Deserialize, Serialize)]

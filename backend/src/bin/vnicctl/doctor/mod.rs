@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use vnicd::cli::Cli;
-use vnicd::config::{Config, DeviceOptions, UplinkSpec};
+use vnicd::config::{Config, DeviceOptions, Texts, UplinkSpec};
 use vnicd::service::PassedSockets;
 
 use self::finding::{Finding, Grade};
@@ -72,7 +72,7 @@ fn configuration(args: &Args) -> Result<Option<Config>, Finding> {
         None if PathBuf::from(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
         None => return Ok(None),
     };
-    let checked = Config::text(&path).and_then(|text| Config::parse(&path, &text)).and_then(Config::check);
+    let checked = Texts::read(&path).and_then(|texts| texts.parse()).and_then(Config::check);
     checked.map(Some).map_err(|e| bad(in_full(&e), "mend the file: vnicd does not start with it"))
 }
 
