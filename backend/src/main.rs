@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 
 use vnicd::cli::{Cli, Source};
-use vnicd::config::{Config, LogFormat, Switch, UplinkSpec};
+use vnicd::config::{Config, LogFormat, RunAs, Switch, UplinkSpec};
 use vnicd::control::{Configuration, ControlServer, Outcome, Reloaded, Reloads};
 use vnicd::device::{self, EventLoop, Fleet, Shared};
 use vnicd::metrics::MetricsServer;
@@ -153,10 +153,11 @@ fn start_opener(config: &Config, source: Option<Source>) -> Result<Client, Box<d
     let reread = source.map(|source| {
         Reread::new(move || {
             let text = source.text().map_err(|e| e.to_string())?;
-            source.parse(&text).map(|config| (device::plan(&config), text)).map_err(|e| e.to_string())
+            let config = source.parse(&text).map_err(|e| e.to_string())?;
+            device::plan(&config).map(|plan| (plan, text)).map_err(|e| e.to_string())
         })
     });
-    let opener = Opener::new(device::plan(config)).reread_by(reread);
+    let opener = Opener::new(device::plan(config)?).reread_by(reread);
     Ok(match config.sandbox {
         Switch::Off => Client::here(opener),
         Switch::On => {
@@ -171,7 +172,7 @@ fn give_up_rights(config: &Config) -> Result<Option<Shed>, Box<dyn Error>> {
         return Ok(None);
     }
     let locks_memory = config.devices.iter().any(|device| matches!(device.uplink, UplinkSpec::AfXdp(_)));
-    let user = config.user.map(|user| (user.uid, user.gid));
+    let user = config.user.as_ref().map(RunAs::numbers).transpose()?;
     Ok(Some(sandbox::shed(Needs { user, locks_memory })?))
 }
 

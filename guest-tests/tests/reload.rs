@@ -77,7 +77,8 @@ impl Rig {
 fn come_and_go(threads: &str, global: &str) -> Result<()> {
     let mut rig = Rig::start(threads, global)?;
     let a = first(threads);
-    let with = |options: &str| device("b", &format!("threads = '{threads}'\n{options}"));
+    // What a name stands for is not the sandboxed daemon's to look up.
+    let with = |options: &str| device("b", &format!("threads = '{threads}'\nsocket-group = 'root'\n{options}"));
     for _ in 0..3 {
         // One comes, and serves a guest.
         let (well, said, _) = rig.reload(&format!("{a}{}", with("uplink = 'tap=tapb'")))?;
@@ -127,6 +128,11 @@ fn devices_come_change_and_go_without_a_sandbox() -> Result<()> {
 }
 
 #[test]
+fn devices_come_change_and_go_for_another_user() -> Result<()> {
+    come_and_go("per-pair", "user = 'nobody'")
+}
+
+#[test]
 fn a_bad_file_changes_nothing_and_the_line_is_named() -> Result<()> {
     let mut rig = Rig::start("per-pair", "")?;
     let a = first("per-pair");
@@ -134,6 +140,7 @@ fn a_bad_file_changes_nothing_and_the_line_is_named() -> Result<()> {
         (format!("{a}\n[[device]]\nname = 'b'\nsocket-paht = 'DIR/b'\n"), "vnicd.toml:12: unknown field `socket-paht`"),
         (format!("{a}{}", device("b", "uplink = 'wire'")), "'wire' is no uplink"),
         (format!("{a}{a}"), "both use the name 'a'"),
+        (format!("{a}{}", device("b", "socket-group = 'nobodys'")), "/vnicd.toml:9): there is no group 'nobodys'"),
         (String::new(), "no [[device]]"),
     ] {
         let (well, said, stderr) = rig.reload(&devices)?;

@@ -181,49 +181,64 @@ impl FromStr for SocketMode {
     }
 }
 
-/// Group of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// Group of a socket, a name or a number. What number a name stands for is looked up by whoever has the right to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct SocketGroup(pub u32);
+pub struct SocketGroup(String);
+
+impl SocketGroup {
+    /// Its number.
+    ///
+    /// # Errors
+    /// When there is no such group, or it cannot be looked up.
+    pub fn number(&self) -> Result<u32, String> {
+        if let Ok(number) = self.0.parse() {
+            return Ok(number);
+        }
+        match nix::unistd::Group::from_name(&self.0) {
+            Ok(Some(group)) => Ok(group.gid.as_raw()),
+            Ok(None) => Err(format!("there is no group '{}'", self.0)),
+            Err(e) => Err(format!("group '{}' cannot be looked up: {e}", self.0)),
+        }
+    }
+}
 
 impl FromStr for SocketGroup {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(number) = text.parse() {
-            return Ok(Self(number));
-        }
-        match nix::unistd::Group::from_name(text) {
-            Ok(Some(group)) => Ok(Self(group.gid.as_raw())),
-            Ok(None) => Err(format!("there is no group '{text}'")),
-            Err(e) => Err(format!("group '{text}' cannot be looked up: {e}")),
-        }
+        if text.is_empty() { Err("a group has a name or a number".into()) } else { Ok(Self(text.into())) }
     }
 }
 
-/// The user that the daemon becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The user that the daemon becomes, a name or a number.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct RunAs {
-    /// The user's number.
-    pub uid: u32,
-    /// The user's own group.
-    pub gid: u32,
+pub struct RunAs(String);
+
+impl RunAs {
+    /// The user's number, and that of the user's own group.
+    ///
+    /// # Errors
+    /// When there is no such user, or it cannot be looked up.
+    pub fn numbers(&self) -> Result<(u32, u32), String> {
+        let found = match self.0.parse() {
+            Ok(number) => nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(number)),
+            Err(_) => nix::unistd::User::from_name(&self.0),
+        };
+        match found {
+            Ok(Some(user)) => Ok((user.uid.as_raw(), user.gid.as_raw())),
+            Ok(None) => Err(format!("there is no user '{}'", self.0)),
+            Err(e) => Err(format!("user '{}' cannot be looked up: {e}", self.0)),
+        }
+    }
 }
 
 impl FromStr for RunAs {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = match text.parse() {
-            Ok(number) => nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(number)),
-            Err(_) => nix::unistd::User::from_name(text),
-        };
-        match found {
-            Ok(Some(user)) => Ok(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
-            Ok(None) => Err(format!("there is no user '{text}'")),
-            Err(e) => Err(format!("user '{text}' cannot be looked up: {e}")),
-        }
+        if text.is_empty() { Err("a user has a name or a number".into()) } else { Ok(Self(text.into())) }
     }
 }
 

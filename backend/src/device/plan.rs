@@ -2,38 +2,43 @@
 
 #![forbid(unsafe_code)]
 
-use crate::config::{Config, DeviceOptions, UplinkSpec, XdpSpec};
+use crate::config::{Config, ConfigError, DeviceOptions, Named, SocketGroup, UplinkSpec, XdpSpec};
 use crate::opener::{DevicePlan, EntrancePlan, ListenRequest, Plan, StatePlan, TapRequest, UplinkPlan, XdpRequest};
 use crate::record;
 
 /// Permission bits of the control socket: whoever may connect may give orders.
 const CONTROL_MODE: u32 = 0o600;
 
-/// What the daemon and its devices need.
-#[must_use]
-pub fn plan(config: &Config) -> Plan {
+/// What the daemon and its devices need. Groups are looked up for it, which takes the right to read files.
+///
+/// # Errors
+/// When there is no such group.
+pub fn plan(config: &Config) -> Result<Plan, ConfigError> {
     let control = config.control.clone();
-    let devices = config.devices.iter().map(|device| {
+    let devices = config.defined().map(|(device, origin)| {
         let state = config.state_dir.clone().map(|dir| StatePlan { dir, len: record::LEN as u64 });
-        (device.name.to_string(), DevicePlan { entrance: entrance(device), uplink: uplink(device), state })
+        let entrance = entrance(device)
+            .map_err(|what| ConfigError::Device { device: Named(device.name, origin.cloned()), what })?;
+        Ok((device.name.to_string(), DevicePlan { entrance, uplink: uplink(device), state }))
     });
-    Plan {
+    Ok(Plan {
         control: control.map(|path| ListenRequest { path, mode: Some(CONTROL_MODE), group: None }),
         metrics: config.metrics.map(|address| address.0),
-        devices: devices.collect(),
-    }
+        devices: devices.collect::<Result<_, _>>()?,
+    })
 }
 
-fn entrance(options: &DeviceOptions) -> Option<EntrancePlan> {
+fn entrance(options: &DeviceOptions) -> Result<Option<EntrancePlan>, String> {
     if let Some(fd) = options.fd {
-        return Some(EntrancePlan::Passed(fd));
+        return Ok(Some(EntrancePlan::Passed(fd)));
     }
-    let path = options.socket_path.clone()?;
+    let Some(path) = options.socket_path.clone() else { return Ok(None) };
     if options.client {
-        return Some(EntrancePlan::Connect(path));
+        return Ok(Some(EntrancePlan::Connect(path)));
     }
-    let (mode, group) = (options.socket_mode.map(|mode| mode.0), options.socket_group.map(|group| group.0));
-    Some(EntrancePlan::Listen(ListenRequest { path, mode, group }))
+    let mode = options.socket_mode.map(|mode| mode.0);
+    let group = options.socket_group.as_ref().map(SocketGroup::number).transpose()?;
+    Ok(Some(EntrancePlan::Listen(ListenRequest { path, mode, group })))
 }
 
 fn uplink(options: &DeviceOptions) -> Option<UplinkPlan> {

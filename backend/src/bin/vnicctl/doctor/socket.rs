@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use vnicd::config::DeviceOptions;
+use vnicd::config::{DeviceOptions, SocketGroup};
 
 use super::finding::Finding;
 use super::host::Host;
@@ -47,6 +47,9 @@ pub(super) fn examine(host: &Host, device: &DeviceOptions, path: &Path) -> Vec<F
         let mend = "a monitor that runs as another user cannot connect: choose another directory, or chmod g+x or o+x";
         Finding::note(&name, what, mend)
     }));
+    if let Some(Err(what)) = device.socket_group.as_ref().map(SocketGroup::number) {
+        findings.push(Finding::bad(&name, what, "make it with groupadd, or give another --socket-group"));
+    }
     let mode = device.socket_mode.as_ref().map(|mode| mode.0);
     if device.socket_group.is_some() && mode.is_some_and(|mode| mode & 0o020 == 0) {
         let what =
