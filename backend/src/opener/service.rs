@@ -128,7 +128,13 @@ impl Opener {
         };
         Ok(match adopt::adopt(passed, self.passed.remove(&passed))? {
             Adopted::Connected(stream) => (Answer::Connected, vec![stream.into()]),
-            Adopted::Listening(listener) => (Answer::Passed, vec![listener.into()]),
+            Adopted::Listening(listener) => {
+                if self.may_change() {
+                    // Its device may be opened anew, with other options, and the socket was passed only once.
+                    self.passed.insert(passed, listener.try_clone()?.into());
+                }
+                (Answer::Passed, vec![listener.into()])
+            }
         })
     }
 
@@ -249,6 +255,22 @@ mod tests {
         assert_eq!(refused(&mut opener, &Request::Reread), "line 1: '!'");
         assert_eq!(opener.answer(&state("b")).0, Answer::Done);
         refused(&mut opener, &state("c"));
+    }
+
+    #[test]
+    fn a_socket_that_was_passed_can_be_had_again_where_devices_change() {
+        let dir = tempfile::tempdir().unwrap();
+        for may_change in [true, false] {
+            let listener = UnixListener::bind(dir.path().join(may_change.to_string())).unwrap();
+            let device = DevicePlan { entrance: Some(EntrancePlan::Passed(77)), ..DevicePlan::default() };
+            let plan = Plan { devices: [("a".into(), device)].into(), ..Plan::default() };
+            let reread = may_change.then(|| Reread::new(|| Err("nothing".into())));
+            let mut opener = Opener { plan, ..Opener::default() }.reread_by(reread);
+            opener.passed.insert(77, listener.into());
+            let entrance = Request::Entrance("a".into());
+            assert_eq!(opener.answer(&entrance).0, Answer::Passed);
+            assert_eq!(matches!(opener.answer(&entrance).0, Answer::Passed), may_change);
+        }
     }
 
     #[test]
