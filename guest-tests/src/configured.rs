@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,9 +25,20 @@ impl Configured {
     /// Starts it on a file and waits until each of the sockets is listened on. `DIR` in the file stands for a directory
     /// of its own, in which the sockets are and `control`, if it has one.
     pub fn start(ns: &NetNs, file: &str, sockets: &[&str]) -> Result<Self> {
+        Self::start_with(ns, file, &[], sockets)
+    }
+
+    /// The same with more files, each a path in the directory and a text, beside the first one.
+    pub fn start_with(ns: &NetNs, file: &str, more: &[(&str, &str)], sockets: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("vnicd-test-").tempdir()?;
         let path = dir.path().join("vnicd.toml");
-        fs::write(&path, file.replace("DIR", &dir.path().to_string_lossy()))?;
+        let put = |path: &Path, text: &str| fs::write(path, text.replace("DIR", &dir.path().to_string_lossy()));
+        put(&path, file)?;
+        for (name, text) in more {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().context("no directory")?)?;
+            put(&path, text)?;
+        }
         let mut command = ns.command(binary()?);
         command.arg("--config").arg(path);
         let vnicd = Self { process: Process::spawn(command)?, dir };

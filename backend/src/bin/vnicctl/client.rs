@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// A capture cannot go on.
     #[error("{0}")]
     Capture(String),
+    /// A device cannot be added, removed or shown.
+    #[error("{0}")]
+    Device(String),
     /// The configuration is not as it should be.
     #[error("nothing is changed: {0}")]
     NotReloaded(String),

@@ -4,6 +4,7 @@
 
 mod capture;
 mod client;
+mod device;
 mod doctor;
 mod events;
 mod map;
@@ -51,6 +52,9 @@ enum Command {
     Map(map::Args),
     /// Have the daemon read its configuration file again, and change what differs
     Reload(reload::Args),
+    /// Add, remove and show devices that have a file each, in the directory that the configuration file names
+    #[command(subcommand)]
+    Device(device::Command),
     /// Show or choose when queues sleep (interrupt) and when they are looked at all the time (polling)
     #[command(subcommand)]
     Mode(mode::Command),
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&daemon, &args),
         Command::Map(args) => map::run(&daemon, &args),
         Command::Reload(args) => reload::run(&daemon, &args),
+        Command::Device(command) => device::run(&daemon, command),
         Command::Mode(command) => mode::run(&daemon, command),
         Command::Stats(args) => stats::run(&daemon, &args),
         Command::Events(args) => events::run(&daemon, &args),
@@ -140,6 +145,10 @@ mod tests {
             (vec!["capture", "-w", "-", "--snaplen", "0"], "0 is not in 1..=65553"),
             (vec!["capture", "-w", "-", "--count", "0"], "0 is not in 1.."),
             (vec!["capture", "-w", "-", "--device", "nic0/x"], "'nic0/x' is no target"),
+            (vec!["device", "add"], "<NAME>"),
+            (vec!["device", "add", "a/b"], "'a/b' is no device name"),
+            (vec!["device", "add", "a", "--uplink", "wire"], "'wire' is no uplink"),
+            (vec!["device", "remove"], "<NAME>"),
             (vec!["fly"], "'fly'"),
         ] {
             let error = Cli::try_parse_from(["vnicctl"].iter().chain(&args)).unwrap_err();

@@ -25,13 +25,7 @@ struct Number {
 }
 
 pub(crate) fn run(daemon: &Daemon, args: &Args) -> Result<(), Error> {
-    let Number { reload } = daemon.ask_for("reload", Value::Null)?;
-    let outcome = loop {
-        match daemon.ask_for("reload.outcome", json!({ "reload": reload }))? {
-            Outcome::Asked => std::thread::sleep(PAUSE),
-            outcome => break outcome,
-        }
-    };
+    let outcome = outcome(daemon)?;
     if args.json {
         client::print_json(&json!(outcome))?;
     }
@@ -47,7 +41,19 @@ pub(crate) fn run(daemon: &Daemon, args: &Args) -> Result<(), Error> {
     }
 }
 
-fn show(reloaded: &Reloaded) -> String {
+/// Asks for a reading, and waits until it is done.
+pub(super) fn outcome(daemon: &Daemon) -> Result<Outcome, Error> {
+    let Number { reload } = daemon.ask_for("reload", Value::Null)?;
+    loop {
+        match daemon.ask_for("reload.outcome", json!({ "reload": reload }))? {
+            Outcome::Asked => std::thread::sleep(PAUSE),
+            outcome => return Ok(outcome),
+        }
+    }
+}
+
+/// What changed.
+pub(super) fn show(reloaded: &Reloaded) -> String {
     let Reloaded { added, removed, changed, failed, later } = reloaded;
     let mut text = String::new();
     for (what, names) in

@@ -28,7 +28,8 @@ fn show(status: &Status) -> String {
     text
 }
 
-fn show_device(text: &mut String, device: &DeviceStatus) {
+/// A paragraph about a device.
+pub(super) fn show_device(text: &mut String, device: &DeviceStatus) {
     let front_end = match device.front_end_pid {
         Some(pid) => format!("front end: process {pid}"),
         None => "no front end".into(),
