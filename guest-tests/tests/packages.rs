@@ -43,6 +43,7 @@ fn files(system: &Container) -> Result<BTreeSet<String>> {
 const DEVICE: &str = r#"
 control = "/run/vnicd/control.sock"
 state-dir = "/run/vnicd"
+device-dir = "/etc/vnicd/devices"
 [[device]]
 name = "vm1"
 socket-path = "/run/vnicd/vm1.sock"
@@ -51,6 +52,8 @@ socket-group = "kvm"
 uplink = "tap=vm1"
 mode = "polling"
 "#;
+
+const VM2: &str = "control = '/run/vnicd/vm2.control'\n[[device]]\nname = 'vm2'\nuplink = 'tap=vm2'\n";
 
 fn installed_as_it_should_be(system: &Container) -> Result<()> {
     ensure!(system.ok("vnicd --version")?.trim() == format!("vnicd {}", env!("CARGO_PKG_VERSION")));
@@ -67,6 +70,7 @@ fn installed_as_it_should_be(system: &Container) -> Result<()> {
     ] {
         system.ok(&format!("test -s {file}"))?;
     }
+    ensure!(system.ok("stat -c '%U %a' /etc/vnicd/devices && ls -A /etc/vnicd/devices")?.trim() == "root 755");
     // What management software reads (QEMU, docs/interop/vhost-user.json).
     let found: serde_json::Value = serde_json::from_str(&system.ok("cat /usr/share/qemu/vhost-user/50-vnicd.json")?)?;
     ensure!(found["type"] == "net" && found["description"].is_string(), "{found}");
@@ -131,16 +135,62 @@ fn the_service_runs(system: &Container) -> Result<()> {
     Ok(())
 }
 
+/// Devices come by a file of their own and by the main one, and what makes no sense changes nothing.
+fn the_service_reloads(system: &Container) -> Result<()> {
+    let main = system.path("/etc/vnicd/vnicd.toml");
+    let pid = system.main_pid("vnicd.service")?;
+    let status = |told: &str| eventually(told, || Ok(system.property("vnicd.service", "StatusText")? == told));
+    let added = system.ok("umask 077; vnicctl device add vm3 --socket-path /run/vnicd/vm3.sock --uplink tap=vm3")?;
+    ensure!(added == "added: vm3\n", "{added}");
+    status("2 devices, 0 front ends connected")?;
+    ensure!(system.ok("stat -c '%U %a' /etc/vnicd/devices/vm3.toml")?.trim() == "root 644");
+
+    fs::write(
+        &main,
+        format!("{DEVICE}[[device]]\nname = 'vm4'\nsocket-path = '/run/vnicd/vm4.sock'\nuplink = 'tap=vm4'\n"),
+    )?;
+    let reload = |unit: &str| system.run(&format!("systemctl reload {unit}"));
+    let reloaded = reload("vnicd.service")?;
+    ensure!(reloaded.status == 0, "{reloaded:?}\n{}", system.ok("journalctl -u vnicd -n 30 --no-pager")?);
+    status("3 devices, 0 front ends connected")?;
+    system.ok("ip link show vm4")?;
+    Client::start(&system.path("/run/vnicd/vm4.sock"), VERSION_1)?;
+
+    fs::write(&main, format!("{DEVICE}mtu = many\n"))?;
+    ensure!(reload("vnicd.service")?.status != 0, "a file that makes no sense was taken");
+    ensure!(
+        system.ok("journalctl -u vnicd --no-pager")?.contains("vnicctl: nothing is changed: /etc/vnicd/vnicd.toml:")
+    );
+    ensure!(system.property("vnicd.service", "ActiveState")? == "active");
+    status("3 devices, 0 front ends connected")?;
+    Client::start(&system.path("/run/vnicd/vm4.sock"), VERSION_1)?;
+
+    fs::write(&main, DEVICE)?;
+    ensure!(reload("vnicd.service")?.status == 0);
+    ensure!(system.ok("vnicctl device remove vm3")? == "removed: vm3\n");
+    status("1 device, 0 front ends connected")?;
+    ensure!(system.ok("ls -A /etc/vnicd/devices")?.is_empty() && system.main_pid("vnicd.service")? == pid);
+    // Somebody without rights changes nothing.
+    let stranger = system.run("setpriv --reuid=nobody --clear-groups vnicctl device remove vm1")?;
+    ensure!(stranger.status == 1 && stranger.stderr.contains("Permission denied"), "{stranger:?}");
+    Ok(())
+}
+
 /// Whoever connects starts the service.
 fn the_socket_starts_its_service(system: &Container) -> Result<()> {
-    fs::write(system.path("/etc/vnicd/vm2.toml"), "[[device]]\nname = 'vm2'\nuplink = 'tap=vm2'\n")?;
+    fs::write(system.path("/etc/vnicd/vm2.toml"), VM2)?;
     system.ok("systemctl start vnicd@vm2.socket")?;
     ensure!(system.ok("stat -c '%U %G %a' /run/vnicd/vm2.sock")?.trim() == "vnicd kvm 660");
     ensure!(system.property("vnicd@vm2.service", "ActiveState")? == "inactive");
     let _client = Client::start(&system.path("/run/vnicd/vm2.sock"), VERSION_1)?;
     ensure!(system.property("vnicd@vm2.service", "ActiveState")? == "active");
     let told = "1 device, 1 front end connected";
-    eventually(told, || Ok(system.property("vnicd@vm2.service", "StatusText")? == told))
+    eventually(told, || Ok(system.property("vnicd@vm2.service", "StatusText")? == told))?;
+    fs::write(system.path("/etc/vnicd/vm2.toml"), format!("{VM2}mode = 'polling'\n"))?;
+    let reloaded = system.run("systemctl reload vnicd@vm2.service")?;
+    ensure!(reloaded.status == 0, "{reloaded:?}\n{}", system.ok("journalctl -u vnicd@vm2 -n 30 --no-pager")?);
+    ensure!(system.ok("vnicctl --control /run/vnicd/vm2.control mode show")?.contains("polling"));
+    Ok(())
 }
 
 #[test]
@@ -155,10 +205,13 @@ fn a_debian_package_is_installed_runs_is_upgraded_and_leaves_nothing() -> Result
     installed_as_it_should_be(&system)?;
     units_are_sound(&system)?;
     the_service_runs(&system)?;
+    the_service_reloads(&system)?;
     the_socket_starts_its_service(&system)?;
 
     let pid = system.main_pid("vnicd.service")?;
+    fs::write(system.path("/etc/vnicd/devices/vm9.toml"), "socket-path = '/run/vnicd/vm9.sock'\n")?;
     system.ok("dpkg -i /root/new.deb")?;
+    system.ok("test -s /etc/vnicd/devices/vm9.toml")?;
     ensure!(system.ok("dpkg-query -W -f '${Version}' vnicd")?.trim() == NEW);
     ensure!(system.ok("cat /etc/vnicd/vnicd.toml")?.trim() == DEVICE.trim(), "the configuration was not kept");
     ensure!(system.main_pid("vnicd.service")? == pid, "guests lost their NIC to an upgrade");
@@ -212,6 +265,7 @@ fn an_rpm_package_has_the_same_files() -> Result<()> {
     let listed = run("dpkg-deb", &["-c", &deb])?;
     let files = listed.lines().filter(|line| !line.starts_with('d')).filter_map(|line| line.split_whitespace().nth(5));
     let of_deb: Vec<_> = files.filter_map(|path| place(path.trim_start_matches('.'))).collect();
+    ensure!(of_rpm.contains("/etc/vnicd/devices") && listed.contains(" ./etc/vnicd/devices/\n"));
     let missing: Vec<_> = of_deb.iter().filter(|path| !of_rpm.contains(*path)).collect();
     ensure!(missing.is_empty() && of_deb.len() > 15, "not in the rpm: {missing:?}");
     Ok(())
