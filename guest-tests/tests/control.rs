@@ -165,7 +165,7 @@ fn workers_stay_near_the_guests_memory() -> Result<()> {
         let _nic = ScriptedNic::start(&ns, &vnicd, features, 256, posting)?;
         let map = vnicd.control()?.call("map", Value::Null)?;
         let node = map["queues"][0]["node"].as_u64();
-        ensure!(node.is_some() == !args.is_empty(), "{args:?}: {map}");
+        ensure!(node.is_some() != args.is_empty(), "{args:?}: {map}");
         let Some(node) = node else { continue };
         let near = std::fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist"))?;
         let expected = if args.contains(&"--cpus=0") { "0" } else { near.trim() };

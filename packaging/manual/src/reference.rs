@@ -34,7 +34,12 @@ by `vnicctl reload`, the file is read again ([control.md](control.md)). What to 
 
 /// The heading of options in the help, where they stand in a file, and what more there is to say.
 const SECTIONS: &[(&str, &str, &str)] = &[
-    ("The daemon", "at its top", ""),
+    (
+        "The daemon",
+        "at its top",
+        "There alone stands `device-dir = \"DIR\"`: a directory, by its whole path, with a file `NAME.toml` for each of more \
+         devices, whose keys are those of a `[[device]]` ([control.md](control.md)).",
+    ),
     ("The device", "in `[[device]]`", "The values of `uplink` are [below](#uplinks)."),
     ("When to poll", "in `[device.governor]`", "What `mode = \"auto\"` goes by: [modes.md](modes.md)."),
     (
