@@ -31,6 +31,7 @@ pub mod captured;
 pub mod configured;
 pub mod container;
 pub mod control;
+pub mod documents;
 pub mod driver;
 pub mod guest;
 pub mod lab;
