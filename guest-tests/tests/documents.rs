@@ -204,14 +204,15 @@ fn lines_that_are_explained_are_the_codes() -> Result<()> {
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
     let lines: Vec<&str> = cells.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
     ensure!(lines.len() > 50, "{} lines were found", lines.len());
-    let is_known = |line: &str| PUT_TOGETHER.contains(&line) || source.contains(longest_part(line));
+    let is_known = |line: &str| PUT_TOGETHER.contains(&line) || parts(line).iter().any(|part| source.contains(part));
     let unknown: Vec<&&str> = lines.iter().filter(|line| !is_known(line)).collect();
     ensure!(unknown.is_empty(), "the code has no such lines: {unknown:#?}");
     Ok(())
 }
 
-/// The longest part of a line that is the same each time: without names, numbers and fields.
-fn longest_part(line: &str) -> &str {
+/// The parts of a line that are the same each time: without names, numbers and fields. Those of two words or more, if there are
+/// any.
+fn parts(line: &str) -> Vec<&str> {
     let varies =
         |word: &str| word.contains(['=', '…', '"', '\'', '/']) || word.bytes().all(|b| !b.is_ascii_lowercase());
     let mut parts = vec![];
@@ -224,7 +225,9 @@ fn longest_part(line: &str) -> &str {
         at += word.len();
     }
     parts.push(&line[begin..]);
-    parts.into_iter().map(str::trim).max_by_key(|part| part.len()).unwrap_or_default()
+    let parts = parts.into_iter().map(str::trim);
+    let (telling, others): (Vec<_>, Vec<_>) = parts.partition(|part| part.contains(' '));
+    if telling.is_empty() { others } else { telling }
 }
 
 /// All code below a directory, its strings in one line each.
