@@ -1,18 +1,16 @@
 //! Links from document to document.
 
 use std::fs;
-use std::path::Path;
 
 use super::{Document, repository};
 
 /// Links of a document that lead nowhere, each with its line.
 #[must_use]
 pub fn dead_links(document: &Document) -> Vec<String> {
-    let here = repository().join(&document.path);
     let mut dead = Vec::new();
     for (at, line) in document.text.lines().enumerate() {
         for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if !link.contains("://") && !leads_somewhere(&here, link) {
+            if !link.contains("://") && !leads_somewhere(document, link) {
                 dead.push(format!("{}:{}: {link} leads nowhere", document.path, at + 1));
             }
         }
@@ -20,13 +18,14 @@ pub fn dead_links(document: &Document) -> Vec<String> {
     dead
 }
 
-fn leads_somewhere(here: &Path, link: &str) -> bool {
+fn leads_somewhere(from: &Document, link: &str) -> bool {
     let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-    let target = if file.is_empty() { here.to_owned() } else { here.with_file_name(file) };
-    if anchor.is_empty() {
-        return target.exists();
+    let is_there = |text: &str| anchors(text).any(|there| there == anchor);
+    if file.is_empty() {
+        return is_there(&from.text);
     }
-    fs::read_to_string(target).is_ok_and(|text| anchors(&text).any(|there| there == anchor))
+    let target = repository().join(&from.path).with_file_name(file);
+    if anchor.is_empty() { target.exists() } else { fs::read_to_string(target).is_ok_and(|text| is_there(&text)) }
 }
 
 /// What headings are linked by, as GitHub makes it of them.
