@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: NewDevice,
 
-    /// Take the device from this file instead, the keys of a [[device]]; - is standard input
+    /// Take the device from this file instead, with the keys of a device; - is standard input
     #[arg(long, value_name = "FILE", help_heading = "How to add")]
     file: Option<PathBuf>,
 
