@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use arbitrary::Arbitrary;
 use vnicd::frontend::{Outcome, Server};
-use vnicd::nic::{Nic, NicSetup};
+use vnicd::nic::{Nic, NicSetup, Placement};
 use vnicd::offload::Offloads;
 use vnicd::uplink::{DiscardTx, GenerateRx, Rx, Tx, loopback_pair};
 use vnicd::record::Records;
@@ -112,6 +112,7 @@ fn nic() -> &'static Arc<Nic> {
         let nic = Nic::new(NicSetup {
             name: "fuzz".parse().unwrap(),
             uplinks: vec![(Tx::Discard(DiscardTx::new(true)), Rx::Generate(GenerateRx::new(100))), loopback()],
+            switches: Vec::new(),
             uplink: "test uplinks".into(),
             interface: None,
             is_hosts: false,
@@ -120,7 +121,8 @@ fn nic() -> &'static Arc<Nic> {
             mtu: None,
             offloads: Offloads::ALL,
             max_queue_size: 1024,
-            cpus: Vec::new(),
+            placement: Placement { cpus: Vec::new(), nodes: None },
+            realtime: None,
             threads: Default::default(),
             workers: Default::default(),
             policy: Default::default(),

@@ -13,6 +13,9 @@ use crate::nic::{MAX_QUEUE_PAIRS, MIN_MTU};
 use crate::ring::MAX_QUEUE_SIZE;
 use crate::worker::{DeviceName, Moderation, Threads};
 
+/// Highest real-time priority (sched(7)).
+const MAX_REALTIME: u8 = 99;
+
 /// Options of a device: on the command line for the only one, in a file for each `[[device]]`.
 #[derive(Args, Clone, Debug, Deserialize, PartialEq)]
 #[command(next_help_heading = "The device")]
@@ -116,6 +119,14 @@ pub struct DeviceOptions {
     #[arg(long, value_name = "HOW", default_value = "off")]
     pub numa: Numa,
 
+    /// Real-time priority of the workers, of the policy SCHED_FIFO [default: none]
+    ///
+    /// They run before everything else on their CPUs; one that polls leaves them to nobody.
+    ///
+    /// Range: 1 to 99.
+    #[arg(long, value_name = "N")]
+    pub realtime_priority: Option<u8>,
+
     /// What `auto` goes by.
     #[command(flatten)]
     pub governor: Policy,
@@ -178,6 +189,9 @@ impl DeviceOptions {
         }
         if self.queue_size == 0 || self.queue_size > MAX_QUEUE_SIZE {
             return wrong(&format!("--queue-size {} is not between 1 and {MAX_QUEUE_SIZE}", self.queue_size));
+        }
+        if let Some(priority) = self.realtime_priority.filter(|priority| !(1..=MAX_REALTIME).contains(priority)) {
+            return wrong(&format!("--realtime-priority {priority} is not between 1 and {MAX_REALTIME}"));
         }
         self.governor.check().map(drop).or_else(|e| wrong(&e.to_string()))?;
         self.limits.check().map(drop).or_else(|e| wrong(&e))?;

@@ -146,6 +146,8 @@ mod tests {
         "polling",
         "--threads",
         "pipeline",
+        "--realtime-priority",
+        "7",
         "--cpus",
         "2",
         "--enter-pps",

@@ -53,6 +53,8 @@ fn mistakes_are_named_with_their_line() {
         ("[[device]]\nsocket-path = '/a'\nuplink = 'tun=x'\n", ":3: 'tun=x' is no uplink"),
         ("[[device]]\nsocket-path = '/a'\nqueue-pairs = 33\n", "--queue-pairs 33"),
         ("[[device]]\nsocket-path = '/a'\nname = 'x/y'\n", ":3: 'x/y' is no device name"),
+        ("[[device]]\nfd = 3\nrealtime-priority = 100\n", "--realtime-priority 100 is not between 1 and 99"),
+        ("[[device]]\nfd = 3\nrealtime-priority = 0\n", "--realtime-priority 0 is not between 1 and 99"),
         ("[[device]\n", ":1: "),
         ("[[device]]\nfd = 3\n[device.governor]\nenter-pps = 5\n", "leave-pps = 200000 is not below enter-pps = 5"),
         ("[[device]]\nfd = 3\n[device.interrupts]\ncoalesce-frames = 5\n", "needs a coalesce-us"),

@@ -26,6 +26,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         offloads: Offloads::ALL,
         max_queue_size: 256,
         placement: Placement { cpus: Vec::new(), nodes: None },
+        realtime: None,
         threads,
         workers: Arc::new(Workers::default()),
         policy: Policy::default(),

@@ -89,6 +89,9 @@ impl Device {
     /// # Errors
     /// When a socket or the uplink cannot be opened.
     pub fn open(options: &DeviceOptions, shared: &Shared) -> Result<Self, Box<dyn Error>> {
+        if options.realtime_priority.is_some() {
+            shared.opener.may_prioritize(options.name.as_str())?;
+        }
         // The socket first: whoever waits for it may connect while the uplink is opened.
         let entrance = Entrance::open(options, &shared.opener)?;
         let uplink = uplinks::open(options, &shared.opener)?;
@@ -107,6 +110,7 @@ impl Device {
             offloads: uplink.offloads,
             max_queue_size: options.queue_size,
             placement: Placement { cpus: cpus(options), nodes },
+            realtime: options.realtime_priority,
             threads: options.threads,
             workers: shared.workers.clone(),
             policy: options.policy(),

@@ -19,7 +19,10 @@ pub fn plan(config: &Config) -> Result<Plan, ConfigError> {
         let state = config.state_dir.clone().map(|dir| StatePlan { dir, len: record::LEN as u64 });
         let entrance = entrance(device)
             .map_err(|what| ConfigError::Device { device: Named(device.name, origin.cloned()), what })?;
-        Ok((device.name.to_string(), DevicePlan { entrance, uplink: uplink(device), state }))
+        Ok((
+            device.name.to_string(),
+            DevicePlan { entrance, uplink: uplink(device), state, realtime: device.realtime_priority },
+        ))
     });
     Ok(Plan {
         control: control.map(|path| ListenRequest { path, mode: Some(CONTROL_MODE), group: None }),

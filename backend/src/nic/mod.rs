@@ -73,6 +73,8 @@ pub struct NicSetup {
     pub max_queue_size: u16,
     /// Where its threads run.
     pub placement: Placement,
+    /// The real-time priority of its workers, 1 to 99.
+    pub realtime: Option<u8>,
     /// How its packets are shared out among threads.
     pub threads: Threads,
     /// Where threads come from.
@@ -104,6 +106,7 @@ pub struct Nic {
     link_up: AtomicBool,
     offered: u64,
     max_queue_size: u16,
+    realtime: Option<u8>,
     threads: Threads,
     placement: Placement,
     workers: Arc<Workers>,
@@ -168,6 +171,7 @@ impl Nic {
             link_up: AtomicBool::new(true),
             offered: offered(setup.offloads, usize::from(pairs), setup.mac.is_some()),
             max_queue_size: setup.max_queue_size,
+            realtime: setup.realtime,
             threads: setup.threads,
             placement: setup.placement,
             workers: setup.workers,
@@ -380,6 +384,13 @@ impl Nic {
         }
     }
 
+    /// Gives a thread the device's priority. It works without, if that cannot be.
+    fn prioritize(&self, thread: i32) {
+        if let Err(e) = self.opener.prioritize(self.name.as_str(), thread) {
+            tracing::error!(device = %self.name, thread, "no real-time priority: {e}");
+        }
+    }
+
     /// Starts the worker of a ring.
     ///
     /// # Errors
@@ -400,6 +411,13 @@ impl Nic {
                     }
                     _ => (None, (tx, rx)),
                 };
+                if let Some(priority) = self.realtime {
+                    // One that is shared has the highest of those that share it.
+                    if worker.raise_to(priority) {
+                        self.prioritize(worker.thread_id());
+                    }
+                    processor.iter().for_each(|processor| self.prioritize(processor.thread().id));
+                }
                 let mailbox = worker.mailbox().clone();
                 mailbox.adopt(Pair::new(PairSetup {
                     id: lane.id,

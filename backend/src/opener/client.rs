@@ -161,6 +161,22 @@ impl Client {
         self.ask(&Request::Mtu(device.into(), mtu)).map(drop)
     }
 
+    /// Whether threads that serve a device can have its real-time priority, if it has one.
+    ///
+    /// # Errors
+    /// When they cannot: what is missing.
+    pub fn may_prioritize(&self, device: &str) -> Result<()> {
+        self.ask(&Request::Realtime(device.into(), None)).map(drop)
+    }
+
+    /// Gives a thread of this process, which serves a device, that device's real-time priority.
+    ///
+    /// # Errors
+    /// When it has none, or the kernel refuses.
+    pub fn prioritize(&self, device: &str, thread: i32) -> Result<()> {
+        self.ask(&Request::Realtime(device.into(), Some(thread))).map(drop)
+    }
+
     /// The text of the configuration as it is now. From now on that is what is opened.
     ///
     /// # Errors

@@ -42,6 +42,8 @@ pub(super) enum Request {
     State(String),
     /// Another MTU for the interface of the device's uplink.
     Mtu(String, u16),
+    /// Real-time priority for a thread of the daemon that serves the device; without one, whether that can be had.
+    Realtime(String, Option<i32>),
     /// The text of the configuration as it is now. If it makes sense, it is what is opened from now on.
     Reread,
 }

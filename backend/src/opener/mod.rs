@@ -14,6 +14,7 @@ mod messages;
 mod plan;
 mod port;
 mod process;
+mod realtime;
 mod service;
 mod state;
 mod tap;

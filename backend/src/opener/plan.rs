@@ -35,6 +35,8 @@ pub struct DevicePlan {
     pub uplink: Option<UplinkPlan>,
     /// The file in which it keeps its state.
     pub state: Option<StatePlan>,
+    /// The real-time priority of its threads, 1 to 99.
+    pub realtime: Option<u8>,
 }
 
 /// How front ends come to a device.
@@ -121,6 +123,9 @@ impl Plan {
         if self.metrics.is_some_and(|address| address.port() != 0 && address.port() < FIRST_FREE_PORT) {
             all |= CapabilitySet::NET_BIND_SERVICE;
         }
+        if self.devices.values().any(|device| device.realtime.is_some()) {
+            all |= CapabilitySet::SYS_NICE;
+        }
         for device in self.devices.values() {
             all |= match device.uplink {
                 None => CapabilitySet::empty(),
@@ -155,6 +160,9 @@ mod tests {
         };
         assert_eq!(Plan::default().capabilities(), files);
         assert_eq!(with(UplinkPlan::TapFd(vec![9])).capabilities(), files | CapabilitySet::NET_ADMIN);
+        let device = DevicePlan { realtime: Some(5), ..DevicePlan::default() };
+        let realtime = Plan { devices: [("a".into(), device)].into(), ..Plan::default() };
+        assert_eq!(realtime.capabilities(), files | CapabilitySet::SYS_NICE);
         let xdp = |sockets| {
             let (interface, mode) = ("eth0".into(), XdpMode::Auto);
             with(UplinkPlan::Xdp(XdpRequest { interface, queue: 0, queues: 1, mode, mac: None, force: false, sockets }))

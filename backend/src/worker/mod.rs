@@ -28,6 +28,7 @@ mod wakeups;
 use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ pub struct WorkerHandle {
     thread_id: i32,
     mailbox: Arc<Mailbox>,
     pulse: Arc<Pulse>,
+    /// Its real-time priority; 0 is none.
+    priority: AtomicU8,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -92,7 +95,7 @@ impl WorkerHandle {
             worker.run();
         })?;
         let thread_id = begins.recv().map_err(io::Error::other)?;
-        Ok(Self { name, thread_id, mailbox, pulse, thread: Some(thread) })
+        Ok(Self { name, thread_id, mailbox, pulse, priority: AtomicU8::new(0), thread: Some(thread) })
     }
 
     /// The worker's name, which its thread bears as far as it fits.
@@ -105,6 +108,11 @@ impl WorkerHandle {
     #[must_use]
     pub fn thread_id(&self) -> i32 {
         self.thread_id
+    }
+
+    /// Notes the real-time priority that it is to have; whether that is higher than what it has.
+    pub(crate) fn raise_to(&self, priority: u8) -> bool {
+        self.priority.fetch_max(priority, Ordering::Relaxed) < priority
     }
 
     /// Its thread, as seen from outside.

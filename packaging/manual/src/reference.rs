@@ -126,7 +126,9 @@ fn row(text: &mut String, option: &Arg, in_file: bool) -> std::fmt::Result {
 /// Whether a file has the value without quotation marks.
 fn is_number(option: &Arg) -> bool {
     let kind = option.get_value_parser().type_id();
-    [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<i32>()].into_iter().any(|number| kind == number)
+    [TypeId::of::<u8>(), TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<i32>()]
+        .into_iter()
+        .any(|number| kind == number)
 }
 
 /// What the help text of an option says.
