@@ -148,6 +148,8 @@ mod tests {
         "pipeline",
         "--realtime-priority",
         "7",
+        "--numa",
+        "auto",
         "--cpus",
         "2",
         "--enter-pps",
