@@ -20,7 +20,7 @@ mod stats;
 mod status;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use self::events::SinceStart;
 

@@ -12,6 +12,15 @@ use crate::worker::{Guard, Moderation, Threads, Workers, mode_events};
 
 /// A device on loopback wires. No worker runs.
 pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
+    made(name, pairs, threads, Placement { cpus: Vec::new(), nodes: None })
+}
+
+/// The same, with its threads placed.
+pub(crate) fn nic_with(pairs: usize, threads: Threads, placement: Placement) -> Arc<Nic> {
+    made("nic0", pairs, threads, placement)
+}
+
+fn made(name: &str, pairs: usize, threads: Threads, placement: Placement) -> Arc<Nic> {
     let wires = (0..pairs).map(|_| loopback_pair());
     Arc::new(Nic::new(NicSetup {
         name: name.parse().unwrap(),
@@ -25,7 +34,7 @@ pub(super) fn nic(name: &str, pairs: usize, threads: Threads) -> Arc<Nic> {
         mtu: None,
         offloads: Offloads::ALL,
         max_queue_size: 256,
-        placement: Placement { cpus: Vec::new(), nodes: None },
+        placement,
         realtime: None,
         threads,
         workers: Arc::new(Workers::default()),
