@@ -80,19 +80,51 @@ fn packed_rings() -> Result<()> {
     })
 }
 
+/// How often the kernel is asked for huge pages.
+const TRIES: usize = 10;
+
+/// Huge pages that the kernel keeps ready, given back at the end.
+struct HugePages {
+    before: u64,
+}
+
+impl HugePages {
+    const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+
+    /// Has the kernel keep so many KiB ready, as far as it can. Says how many KiB are.
+    fn reserve(kib: u64) -> Result<(Self, u64)> {
+        let field = |name: &str| -> Result<u64> {
+            let table = fs::read_to_string("/proc/meminfo")?;
+            let line = table.lines().find_map(|line| line.strip_prefix(name)).unwrap_or(": 0");
+            line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).with_context(|| format!("no {name}"))
+        };
+        let size = field("Hugepagesize")?.max(1);
+        let pages = Self { before: fs::read_to_string(Self::COUNT)?.trim().parse()? };
+        let missing = kib.div_ceil(size).saturating_sub(field("HugePages_Free")?);
+        // Where memory is in pieces, it takes several tries to put some together.
+        for _ in 0..TRIES {
+            fs::write(Self::COUNT, (pages.before + missing).to_string())?;
+            if field("HugePages_Free")? * size >= kib {
+                break;
+            }
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        }
+        Ok((pages, field("HugePages_Free")? * size))
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::COUNT, self.before.to_string());
+    }
+}
+
 #[test]
 fn huge_pages() -> Result<()> {
     const NEEDED_KIB: u64 = 256 << 10;
-    let table = fs::read_to_string("/proc/meminfo")?;
-    let field = |name: &str| -> Result<u64> {
-        let line = table.lines().find_map(|line| line.strip_prefix(name)).unwrap_or(": 0");
-        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).with_context(|| format!("no {name}"))
-    };
-    let free = field("HugePages_Free")? * field("Hugepagesize")?;
+    let (_pages, free) = HugePages::reserve(NEEDED_KIB)?;
     if free < NEEDED_KIB {
-        lab::left_out(&format!(
-            "a guest in huge pages needs {NEEDED_KIB} KiB of them, {free} KiB are free (sysctl vm.nr_hugepages)"
-        ));
+        lab::left_out(&format!("a guest in huge pages needs {NEEDED_KIB} KiB of them, and the kernel has {free} KiB"));
         return Ok(());
     }
     carries_traffic("qemu-huge-pages.sh", |_| Ok(()))
