@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::MAX_FRAME;
 use crate::guard::HEAD_LEN;
-use crate::memory::{GuestSlice, append_from_guest, copy_from_guest};
+use crate::memory::{Buffers, GuestSlice, append_from_guest, copy_from_guest};
 use crate::offload::NetHeader;
-use crate::ring::Taken;
+use crate::ring::Chain;
 
 /// A frame whose header was judged.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,10 @@ pub struct Judged {
 pub struct TxBurst<'a> {
     /// The frames.
     pub frames: &'a [Judged],
-    /// The chains that they lie in.
-    pub taken: &'a Taken,
+    /// The chains that were taken, in which they lie.
+    pub chains: &'a [Chain],
+    /// The slices of these chains.
+    pub buffers: &'a Buffers,
     /// Bytes at the start of each that hold the guest's own header and are not sent.
     pub skip: usize,
     /// A bit for each frame, the first one the lowest: it was sent already, with one that stood before it.
@@ -118,10 +120,10 @@ impl<'a> TxBurst<'a> {
     #[must_use]
     pub fn frame(&self, at: usize) -> TxFrame<'a> {
         let judged = &self.frames[at];
-        let chain = &self.taken.chains()[usize::from(judged.chain)];
+        let chain = &self.chains[usize::from(judged.chain)];
         let len = (chain.len as usize).saturating_sub(self.skip);
         let head = self.heads.get(at).map_or(&[][..], Head::bytes);
-        TxFrame { header: &judged.header, slices: self.taken.buffers().get(chain.slices()), skip: self.skip, len, head }
+        TxFrame { header: &judged.header, slices: self.buffers.get(chain.slices()), skip: self.skip, len, head }
     }
 
     /// Sends frame after frame by `send`.

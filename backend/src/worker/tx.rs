@@ -133,7 +133,8 @@ impl Sender {
         }
         let skip = shared.features.header_len;
         let ahead = self.leftover.ahead;
-        let burst = TxBurst { frames: &self.frames, taken: ring.taken(), skip, ahead, heads: &self.heads };
+        let (chains, buffers) = (ring.taken().chains(), ring.taken().buffers());
+        let burst = TxBurst { frames: &self.frames, chains, buffers, skip, ahead, heads: &self.heads };
         let sent = self.uplink.send(&burst);
         if let Some(recorder) = &mut shared.recorder {
             record(recorder, &burst, sent.sent(ahead));

@@ -100,7 +100,8 @@ impl Sending {
         let taken = self.taken();
         let specs = self.specs[self.done..].iter().take(most);
         let frames: Vec<_> = (0..).zip(specs).map(|(chain, spec)| Judged { header: spec.header(), chain }).collect();
-        let burst = TxBurst { frames: &frames, taken: &taken, skip: HEADER_LEN, ahead: self.ahead, heads: &[] };
+        let (chains, buffers) = (taken.chains(), taken.buffers());
+        let burst = TxBurst { frames: &frames, chains, buffers, skip: HEADER_LEN, ahead: self.ahead, heads: &[] };
         let progress = joiner.send(&burst, script);
         self.done += progress.done;
         self.ahead = progress.ahead;
