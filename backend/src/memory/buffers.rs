@@ -230,6 +230,9 @@ impl Buffers {
     /// Marks the first `len` bytes of the slices in `range` as written by the device.
     pub fn mark(&self, range: Range<usize>, mut len: usize, log: &DirtyLog) {
         for slice in &self.slices[range] {
+            if len == 0 {
+                break;
+            }
             let n = slice.iov_len.min(len);
             if let Some(address) = self.table.guest_address_of(slice.iov_base.cast()) {
                 log.mark(address, n as u64);

@@ -7,6 +7,10 @@ use crate::memory::Entries;
 /// Bytes of a descriptor.
 pub(super) const DESC_SIZE: usize = 16;
 
+/// How many more slices than descriptors a chain may have: a buffer has two where two regions of memory adjoin. More than
+/// any guest has regions.
+const MAX_BORDERS: usize = 1024;
+
 // The same bits in both formats (virtio 1.3, 2.7.5 and 2.8.13).
 pub(super) const F_NEXT: u16 = virtio_bindings::virtio_ring::VRING_DESC_F_NEXT as u16;
 pub(super) const F_WRITE: u16 = virtio_bindings::virtio_ring::VRING_DESC_F_WRITE as u16;
@@ -57,7 +61,7 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Walks the chain at `head` by `walk`, which says its id and the entries of the ring that it occupies, and adds it
-    /// to `taken`. Says how many descriptors that took.
+    /// to `taken`. Says how many descriptors or slices that took.
     #[cold]
     pub(super) fn chain(
         setup: &'a RingSetup,
@@ -69,8 +73,10 @@ impl<'a> Walk<'a> {
         let mut this = Self { setup, head, taken, first, descriptors: 0, len: 0 };
         match walk(&mut this).and_then(|end| this.has_room_for_header().map(|()| end)) {
             Ok((id, slots)) => {
+                let walked = usize::from(this.descriptors).max(this.slices());
                 this.taken.push(this.first, id, slots, this.len);
-                Ok(this.descriptors.into())
+                this.taken.note_walked(walked);
+                Ok(walked)
             }
             Err(e) => {
                 this.taken.buffers_mut().truncate(first);
@@ -95,7 +101,12 @@ impl<'a> Walk<'a> {
         }
         self.taken.buffers_mut().push(desc.address, desc.len)?;
         self.len += desc.len as usize;
-        Ok(())
+        let limit = usize::from(self.setup.size) + MAX_BORDERS;
+        if self.slices() > limit { Err(RingError::TooScattered { head: self.head, limit }) } else { Ok(()) }
+    }
+
+    fn slices(&self) -> usize {
+        self.taken.buffers().len() - self.first
     }
 
     /// The table that an indirect descriptor of the ring itself refers to, and its number of entries.

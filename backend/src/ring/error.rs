@@ -49,6 +49,19 @@ pub enum RingError {
         /// Entries of the ring.
         limit: u16,
     },
+    /// A write to an eventfd of the front end's waited.
+    #[error(
+        "a call or err fd of it is full and made to block, which held up its worker: restart vnicd to use it again"
+    )]
+    EventfdBlocks,
+    /// A chain whose buffers lie over the borders of memory regions again and again.
+    #[error("the chain at descriptor {head} lies in more than {limit} pieces of memory")]
+    TooScattered {
+        /// First descriptor of the chain.
+        head: u16,
+        /// Most pieces that a chain may have.
+        limit: usize,
+    },
     /// A descriptor for the wrong direction.
     #[error("the chain at descriptor {head} holds a descriptor for the other direction")]
     WrongDirection {

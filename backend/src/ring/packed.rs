@@ -271,6 +271,7 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn publish(&mut self) -> bool {
+        self.taken.rest();
         let Some((place, rest)) = self.used.unpublished.take() else { return false };
         if let Some(record) = &self.record {
             record.set_stand(Stand { next: self.used.next, published: Some((place, (rest >> 32) as u16)) }.into());

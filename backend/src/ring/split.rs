@@ -236,6 +236,7 @@ impl Virtqueue for SplitRing {
 
     #[inline]
     fn publish(&mut self) -> bool {
+        self.taken.rest();
         let new = self.next_used != self.published;
         if new {
             // Release: the used elements and the packet bytes are written before the index covers them.

@@ -13,8 +13,8 @@ const FORGET_CHAINS: usize = if cfg!(any(miri, fuzzing)) { 32 } else { 1024 };
 /// The same by their slices, of which a chain may have as many as the ring has entries, and twice that.
 const FORGET_SLICES: usize = 16 * FORGET_CHAINS;
 
-/// Most descriptors after the first of their chains that are walked for one burst, give or take those of its last chain:
-/// empty ones reach no other limit of a burst.
+/// Most descriptors after the first of their chains, or slices of these, that are walked for one burst, give or take those of
+/// its last chain: empty ones reach no other limit of a burst.
 const MAX_WALKED: usize = 8192;
 
 /// How far to take chains.
@@ -71,12 +71,14 @@ pub struct Taken {
     gone: usize,
     bytes: usize,
     slots: usize,
+    /// What was walked since the last publish.
+    walked: usize,
     buffers: Buffers,
 }
 
 impl Taken {
     pub(super) fn new(table: Arc<MemoryTable>) -> Self {
-        Self { chains: Vec::new(), gone: 0, bytes: 0, slots: 0, buffers: Buffers::new(table) }
+        Self { chains: Vec::new(), gone: 0, bytes: 0, slots: 0, walked: 0, buffers: Buffers::new(table) }
     }
 
     /// Chains of one buffer each, for tests: address and length.
@@ -202,6 +204,24 @@ impl Taken {
     /// Where the slices of the next chain are added. Those of a chain that turns out to be broken are to be taken out again.
     pub(super) fn buffers_mut(&mut self) -> &mut Buffers {
         &mut self.buffers
+    }
+
+    /// Notes what was walked for a chain.
+    pub(super) fn note_walked(&mut self, walked: usize) {
+        self.walked += walked;
+    }
+
+    /// Whether so much was walked since the last publish that others are to have their turn.
+    #[inline]
+    #[must_use]
+    pub fn has_walked_enough(&self) -> bool {
+        self.walked >= MAX_WALKED
+    }
+
+    /// What was completed is published.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        self.walked = 0;
     }
 
     /// Adds a chain of `len` bytes whose slices were added from number `first` on.

@@ -165,7 +165,8 @@ impl State {
         let mut moved = Moved::BLOCKED;
         let mut delivered = 0;
         let error = loop {
-            if moved.packets >= most.packets as u64 || moved.bytes >= most.bytes as u64 {
+            let is_whole = moved.packets >= most.packets as u64 || moved.bytes >= most.bytes as u64;
+            if is_whole || ring.taken().has_walked_enough() {
                 moved.state = Direction::Ready;
                 break None;
             }

@@ -1,10 +1,13 @@
 //! Every way to break a ring ends in an error that says how, and nothing else.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::super::{Access, RingError, RingSetup, SplitRing, Virtqueue};
 use super::guest::{BASE, BUFFERS, INDIRECT, NEXT, RingDriver, SIZE, WRITE, desc};
 use super::split_driver::Driver;
+use crate::memory::RegionInfo;
 
 /// Offers the chain at `head` in a ring of eight and says what taking it brings.
 fn take(driver: &mut Driver, head: u16) -> Result<usize, RingError> {
@@ -54,6 +57,39 @@ fn chain_that_loops() {
     let mut driver = Driver::new(8, 0);
     driver.desc(3, desc(BUFFERS, 0, NEXT, 3));
     assert!(matches!(take(&mut driver, 3), Err(RingError::ChainTooLong { head: 3, .. })));
+}
+
+/// Buffers that lie over the borders of many small regions make more slices than a chain has descriptors.
+#[test]
+#[cfg_attr(miri, ignore = "it maps few regions")]
+fn chain_over_region_after_region() {
+    const PAGE: u64 = 4096;
+    const SMALL: u64 = 300;
+    const FAR: u64 = 1 << 32;
+    let mut driver = Driver::new(8, 0);
+    let mut table = (*driver.table).clone();
+    for n in 0..SMALL {
+        let info =
+            RegionInfo { guest_address: FAR + n * PAGE, size: PAGE, user_address: FAR + n * PAGE, mmap_offset: 0 };
+        table = table.with_region(info, driver.file.try_clone().unwrap()).unwrap();
+    }
+    let table = Arc::new(table);
+    let all = (FAR, (SMALL * PAGE) as u32);
+    for (parts, is_taken) in [(3, true), (4, false)] {
+        let head = driver.chain(&vec![all; parts], 0);
+        driver.offer(head);
+        driver.publish();
+        let mut ring = SplitRing::new(&table, driver.setup(Access::Read, false)).unwrap();
+        let taken = ring.take_burst(8, usize::MAX);
+        if is_taken {
+            assert_eq!(taken.unwrap(), 1);
+            assert!(!ring.taken().has_walked_enough());
+            ring.complete(0);
+            ring.publish();
+        } else {
+            assert!(matches!(taken, Err(RingError::TooScattered { limit: 1032, .. })), "{taken:?}");
+        }
+    }
 }
 
 #[test]
