@@ -10,14 +10,15 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, MmapRegion};
 
-/// Mappings that can be watched at a time: 32 devices with all their memory slots in use. Further ones work as well,
-/// but a file of theirs that is cut short ends the daemon.
+/// Mappings that can be watched at a time: 32 devices with all their memory slots in use. Further ones are refused, for a file
+/// of theirs that is cut short would end the daemon.
 const MAX_WATCHED: usize = if cfg!(miri) { 16 } else { 16_384 };
 
 /// What a mapping stands on; the memory that Miri gives instead does not of itself.
@@ -56,7 +57,14 @@ impl Mapping {
         } else {
             MmapRegion::from_file(FileOffset::new(file, offset), len)
         };
-        region.map(Self::new)
+        let mapping = Self::new(region?);
+        match mapping.slot {
+            Some(_) => Ok(mapping),
+            None => {
+                let full = format!("{MAX_WATCHED} regions are in use already, by all devices together");
+                Err(MmapRegionError::Mmap(io::Error::other(full)))
+            }
+        }
     }
 
     /// Maps `len` bytes of zeroes that no file is behind.
@@ -193,6 +201,9 @@ mod tests {
         assert!(cut.is_poisoned() && !other.is_poisoned() && any_poisoned());
         assert!(cut.slot.is_some());
         drop(cut);
+        let all: Vec<_> = std::iter::from_fn(|| Mapping::of_file(file.try_clone().unwrap(), 0, 0x1000).ok()).collect();
+        assert!(all.len() <= MAX_WATCHED && all.iter().all(|mapping| mapping.slot.is_some()), "nobody is unwatched");
+        drop(all);
         for _ in 0..2 * MAX_WATCHED {
             let again = map();
             assert!(again.slot.is_some(), "slots are given back");

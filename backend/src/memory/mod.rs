@@ -91,6 +91,14 @@ pub enum MemoryError {
         /// Size of a page of its file in bytes.
         page_size: u64,
     },
+    /// A region whose pages a program hands out.
+    #[error(
+        "memory region {address:#x} lies in a file of a FUSE file system, whose server could hold up the daemon: use a memfd, tmpfs or huge pages"
+    )]
+    Fuse {
+        /// First guest physical address of the region.
+        address: u64,
+    },
     /// The file behind a region was cut short while it was in use.
     #[error("the file behind the guest's memory was cut short while it was in use")]
     Poisoned,

@@ -48,7 +48,7 @@ impl MemoryTable {
             return Err(MemoryError::Overlap { address, size });
         }
         check_file_size(&file, address, file_end)?;
-        check_huge_pages(&file, address, size)?;
+        check_file_system(&file, address, size)?;
 
         let len = usize::try_from(size).map_err(|_| MemoryError::BadRange { address, size })?;
         let mapping = Mapping::of_file(file, info.mmap_offset, len).map_err(|source| MemoryError::Map {
@@ -197,8 +197,9 @@ pub(super) fn check_file_size(file: &File, address: u64, needed: u64) -> Result<
     Ok(())
 }
 
-/// Refuses a region that could not be unmapped again (munmap(2), "Notes": hugetlb lengths are whole pages).
-fn check_huge_pages(file: &File, address: u64, size: u64) -> Result<(), MemoryError> {
+/// Refuses a region that could not be unmapped again (munmap(2), "Notes": hugetlb lengths are whole pages), and one whose pages
+/// come from a program when they are touched, which may let a worker wait for ever.
+fn check_file_system(file: &File, address: u64, size: u64) -> Result<(), MemoryError> {
     if cfg!(miri) {
         return Ok(());
     }
@@ -207,7 +208,7 @@ fn check_huge_pages(file: &File, address: u64, size: u64) -> Result<(), MemoryEr
     if stat.f_type == libc::HUGETLBFS_MAGIC && page_size > 0 && !size.is_multiple_of(page_size) {
         return Err(MemoryError::HugePage { address, size, page_size });
     }
-    Ok(())
+    if stat.f_type == libc::FUSE_SUPER_MAGIC { Err(MemoryError::Fuse { address }) } else { Ok(()) }
 }
 
 #[cfg(test)]
