@@ -47,17 +47,16 @@ impl TapSwitch {
             attach(self.queue.as_raw_fd(), false)?;
         }
         let Some(new) = takes else { return Ok(()) };
+        self.drain();
         if self.multi_queue {
             attach(self.queue.as_raw_fd(), true)?;
-        } else {
-            self.drain();
         }
         self.takes = takes;
         self.set_offload(if new.csum && new.tso4 && new.tso6 { new } else { Offloads::ALL })
     }
 
-    /// Throws away what was queued while nobody read: it was for another guest. What the kernel does itself to a queue
-    /// that it detaches. Of a frame that is longer than what it is read into, the rest is lost with it.
+    /// Throws away what was queued while nobody read: it was for another guest. The kernel does that itself to a TAP's queue
+    /// that it detaches, but not to a macvtap's. Of a frame that is longer than what it is read into, the rest is lost with it.
     fn drain(&self) {
         for _ in 0..MAX_QUEUED {
             if rustix::io::read(&self.queue.fd, &mut [0u8; HEADER_LEN]).is_err() {
