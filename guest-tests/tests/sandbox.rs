@@ -126,6 +126,7 @@ fn no_thread_has_rights_and_all_works() -> Result<()> {
         let ns = namespace()?;
         let args = ["--threads", threads, "--queue-pairs=2", "--metrics=127.0.0.1:0"];
         let vnicd = Vnicd::builder(&ns).args(args).control().start()?;
+        let opener = opener(&vnicd)?;
         let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, POSTING)?;
         works(&mut nic)?;
         is_confined(&vnicd, workers, 0).with_context(|| format!("--threads {threads}"))?;
@@ -147,7 +148,9 @@ fn no_thread_has_rights_and_all_works() -> Result<()> {
         works(&mut nic)?;
         let pid = vnicd.pid();
         ensure!(vnicd.terminate()?.success() && !vnicd.socket().exists(), "{:?}", vnicd.log());
-        ensure!(refusals(pid)?.is_empty(), "{:?}", refusals(pid)?);
+        for pid in [pid, opener] {
+            ensure!(refusals(pid)?.is_empty(), "{:?}", refusals(pid)?);
+        }
     }
     Ok(())
 }
@@ -161,6 +164,8 @@ fn the_opener_has_what_its_uplink_takes() -> Result<()> {
         let opener = opener(&vnicd)?;
         let status = status(opener)?;
         ensure!(field(&status, "Name")? == "vnicd-opener" && field(&status, "NoNewPrivs")? == "1", "{status}");
+        ensure!(field(&status, "Seccomp")? == "2" && field(&status, "Seccomp_filters")? == "1", "{status}");
+        ensure!(refusals(opener)?.is_empty(), "{:?}", refusals(opener)?);
         for set in ["CapPrm", "CapEff", "CapBnd"] {
             ensure!(mask(&status, set)? == FILES | takes, "{uplink}: {set}:\n{status}");
         }

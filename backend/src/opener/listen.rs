@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Longest socket path that the kernel takes, in bytes (unix(7)).
@@ -99,21 +101,43 @@ pub(super) fn listen(request: &ListenRequest) -> Result<(UnixListener, SocketFil
 
 /// Gives a socket its mode and its group; an error says what failed.
 fn give_away(request: &ListenRequest) -> Result<(), (&'static str, io::Error)> {
+    if request.mode.is_none() && request.group.is_none() {
+        return Ok(());
+    }
+    let socket = find(&request.path).map_err(|e| ("find", e))?;
     if let Some(mode) = request.mode {
         let permissions = fs::Permissions::from_mode(mode);
-        fs::set_permissions(&request.path, permissions).map_err(|e| ("set the mode of", e))?;
+        fs::set_permissions(place_of(&socket), permissions).map_err(|e| ("set the mode of", e))?;
     }
     if let Some(group) = request.group {
-        std::os::unix::fs::chown(&request.path, None, Some(group)).map_err(|e| ("set the group of", e))?;
+        let group = Some(Gid::from_raw(group));
+        rustix::fs::chownat(&socket, "", None, group, AtFlags::EMPTY_PATH)
+            .map_err(|e| ("set the group of", e.into()))?;
     }
     Ok(())
+}
+
+/// The socket at `path` itself. Whoever owns its directory may have put something else in its place, which the rights of this
+/// process are not for: a link to another, or another's by a second name.
+fn find(path: &Path) -> io::Result<OwnedFd> {
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&found)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_nlink != 1 {
+        return Err(io::Error::other("something else is there than a socket of its own"));
+    }
+    Ok(found)
+}
+
+/// A path to what was found, wherever it is now.
+fn place_of(found: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", found.as_raw_fd()).into()
 }
 
 /// Connects to a socket, without waiting for a listener whose queue is full.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(place_of(&find(path)?))?)?;
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
@@ -136,7 +160,7 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotSocket(path.to_owned())),
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
+    match connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(kernel("remove the stale"))
         }
@@ -182,6 +206,20 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         first.1.remove();
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_stands_in_a_sockets_place_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [other, link, twin] = ["other", "link", "twin"].map(|name| dir.path().join(name));
+        let _listener = UnixListener::bind(&other).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(connect(&other).is_ok());
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        assert!(connect(&link).is_err() && give_away(&request(&link)).is_err());
+        fs::hard_link(&other, &twin).unwrap();
+        assert!(connect(&twin).is_err() && give_away(&request(&twin)).is_err());
+        assert_eq!(fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

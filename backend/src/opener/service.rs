@@ -12,7 +12,7 @@ use super::adopt::{self, Adopted};
 use super::listen::{self, SocketFile};
 use super::messages::{Answer, Place, ProgramTerms, Request};
 use super::plan::{DevicePlan, EntrancePlan, Plan, Reread, UplinkPlan};
-use super::{OpenedTap, OpenedXdp, macvtap, port, realtime, state, tap, xdp};
+use super::{OpenedTap, OpenedXdp, TapRequest, macvtap, port, realtime, state, tap, xdp};
 
 /// An answer and what comes with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
@@ -105,6 +105,7 @@ impl Opener {
                 let reread = self.reread.as_ref().ok_or("there is no configuration file to read again")?;
                 let (plan, text) = reread.read()?;
                 self.plan.devices = plan.devices;
+                self.interfaces.retain(|name, _| self.plan.devices.contains_key(name));
                 (Answer::Done, vec![in_memory(&text)?.into()])
             }
         })
@@ -153,7 +154,11 @@ impl Opener {
         let passed = &mut self.passed;
         let uplink = self.plan.devices.get(name).and_then(|device| device.uplink.as_ref());
         let tap = match uplink.ok_or_else(|| format!("device '{name}' has no uplink to open"))? {
-            UplinkPlan::Tap(request) => tap::open_tap(request)?,
+            UplinkPlan::Tap(request) => {
+                // A device has one interface, though the kernel chooses its name.
+                let known = self.interfaces.get(name).filter(|known| is_named_by(known, &request.name));
+                tap::open_tap(&TapRequest { name: known.unwrap_or(&request.name).clone(), ..request.clone() })?
+            }
             UplinkPlan::TapFd(fds) => tap::adopt_tap(fds, |fd| passed.remove(&fd))?,
             UplinkPlan::Macvtap { name, queues } => macvtap::open_macvtap(name, *queues)?,
             UplinkPlan::Xdp(request) => return Ok(xdp_reply(xdp::open_xdp_with(request, |fd| passed.remove(&fd))?)),
@@ -162,6 +167,12 @@ impl Opener {
         let OpenedTap { name, queues, multi_queue, existed, uso, guest_mac } = tap;
         Ok((Answer::Tap { name, multi_queue, existed, uso, guest_mac }, queues))
     }
+}
+
+/// Whether the kernel may have made a name of a pattern.
+fn is_named_by(name: &str, pattern: &str) -> bool {
+    let number = pattern.split_once("%d").and_then(|(before, after)| name.strip_prefix(before)?.strip_suffix(after));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// A file with this text that lies nowhere.

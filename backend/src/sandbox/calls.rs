@@ -46,9 +46,13 @@ const WORKER: &[Call] = &[
     // Whether an eventfd blocks.
     OneOf(SYS_ioctl, 1, &[FIONREAD, FIONBIO]),
     OneOf(SYS_bpf, 0, &[MAP_UPDATE_ELEM, MAP_DELETE_ELEM]),
-    Any(SYS_fcntl),
+    // Not who gets signals for what becomes readable.
+    OneOf(SYS_fcntl, 1, &[F_GETFD as u64, F_SETFD as u64, F_GETFL as u64, F_SETFL as u64, F_DUPFD_CLOEXEC as u64]),
     Any(SYS_eventfd2),
     Any(SYS_timerfd_settime),
+    // An alarm, set and at its end removed.
+    Any(SYS_timer_settime),
+    Any(SYS_timer_delete),
     Any(SYS_getsockopt),
     // Memory that holds no instructions.
     Without(SYS_mmap, 2, PROT_EXEC as u64),
@@ -67,7 +71,6 @@ const WORKER: &[Call] = &[
     Any(SYS_getrandom),
     Any(SYS_sched_yield),
     Any(SYS_sched_getaffinity),
-    Any(SYS_sched_setaffinity),
     OneOf(SYS_prctl, 0, &[PR_SET_NAME as u64, PR_SET_TIMERSLACK as u64]),
     Any(SYS_getpid),
     Any(SYS_gettid),
@@ -102,6 +105,10 @@ const MAIN: &[Call] = &[
     // The memory of a capture.
     Any(SYS_memfd_create),
     Any(SYS_fallocate),
+    OneOf(SYS_fcntl, 1, &[F_ADD_SEALS as u64]),
+    // Where threads run, and their alarms.
+    Any(SYS_sched_setaffinity),
+    Any(SYS_timer_create),
     // A thread, and never a process. Newer C libraries ask for clone3(2), whose flags no filter sees, and are told that
     // there is none.
     With(SYS_clone, 0, (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD) as u64),
@@ -119,6 +126,105 @@ const MAIN: &[Call] = &[
 const OLD: &[Call] = &[Any(SYS_epoll_wait), Any(SYS_poll)];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[Call] = &[];
+
+/// What the opener does: opens interfaces, programs, sockets and files, and passes them on. It starts nothing.
+const OPENER: &[Call] = &[
+    Any(SYS_recvmsg),
+    Any(SYS_sendmsg),
+    Any(SYS_close),
+    Any(SYS_read),
+    Any(SYS_write),
+    Any(SYS_pread64),
+    Any(SYS_lseek),
+    Any(SYS_fcntl),
+    Any(SYS_ioctl),
+    Any(SYS_ppoll),
+    // Files and their names.
+    Any(SYS_openat),
+    Any(SYS_statx),
+    Any(SYS_fstat),
+    Any(SYS_newfstatat),
+    Any(SYS_fstatfs),
+    Any(SYS_faccessat),
+    Any(SYS_readlinkat),
+    Any(SYS_getdents64),
+    Any(SYS_unlinkat),
+    Any(SYS_mknodat),
+    Any(SYS_fchmod),
+    Any(SYS_fchmodat),
+    Any(SYS_fchown),
+    Any(SYS_fchownat),
+    Any(SYS_flock),
+    Any(SYS_ftruncate),
+    Any(SYS_fallocate),
+    Any(SYS_memfd_create),
+    // Sockets.
+    OneOf(SYS_socket, 0, &FAMILIES),
+    Any(SYS_bind),
+    Any(SYS_listen),
+    Any(SYS_connect),
+    Any(SYS_getsockname),
+    Any(SYS_getpeername),
+    Any(SYS_getsockopt),
+    Any(SYS_setsockopt),
+    Any(SYS_sendto),
+    Any(SYS_recvfrom),
+    // Programs of packets, their maps and links.
+    Any(SYS_bpf),
+    // A worker's priority.
+    Any(SYS_sched_setscheduler),
+    // Memory that holds no instructions, time, itself.
+    Without(SYS_mmap, 2, PROT_EXEC as u64),
+    Without(SYS_mprotect, 2, PROT_EXEC as u64),
+    Any(SYS_munmap),
+    Any(SYS_mremap),
+    Any(SYS_madvise),
+    Any(SYS_brk),
+    Any(SYS_futex),
+    Any(SYS_getrandom),
+    Any(SYS_clock_gettime),
+    Any(SYS_clock_nanosleep),
+    Any(SYS_getpid),
+    Any(SYS_gettid),
+    Any(SYS_getuid),
+    Any(SYS_geteuid),
+    Any(SYS_getgid),
+    Any(SYS_getegid),
+    Any(SYS_rt_sigaction),
+    Any(SYS_rt_sigprocmask),
+    Any(SYS_rt_sigreturn),
+    Any(SYS_sigaltstack),
+    Any(SYS_restart_syscall),
+    Any(SYS_exit),
+    Any(SYS_exit_group),
+];
+
+/// What the opener may open sockets of.
+const FAMILIES: [u64; 6] =
+    [AF_UNIX as u64, AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64, AF_PACKET as u64, AF_XDP as u64];
+
+/// The same on architectures that still have the calls of old.
+#[cfg(target_arch = "x86_64")]
+const OPENER_OLD: &[Call] = &[
+    Any(SYS_open),
+    Any(SYS_stat),
+    Any(SYS_lstat),
+    Any(SYS_access),
+    Any(SYS_readlink),
+    Any(SYS_unlink),
+    Any(SYS_mknod),
+    Any(SYS_chmod),
+    Any(SYS_chown),
+    Any(SYS_lchown),
+    Any(SYS_poll),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENER_OLD: &[Call] = &[];
+
+/// What the opener calls.
+pub(super) fn of_opener() -> impl Iterator<Item = Call> {
+    OPENER.iter().chain(OPENER_OLD).copied()
+}
 
 /// What a worker calls.
 pub(super) fn of_worker() -> impl Iterator<Item = Call> {

@@ -23,19 +23,14 @@ pub(super) struct Filters {
 
 impl Filters {
     pub(super) fn new() -> Result<Self, seccompiler::Error> {
-        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let list = |calls, other, listed| -> Result<BpfProgram, seccompiler::Error> {
-            Ok(SeccompFilter::new(calls, other, listed, arch)?.try_into()?)
-        };
-        let refused = || SeccompAction::Errno(libc::EPERM as u32);
         Ok(Self {
-            no_clone3: list(
+            no_clone3: program(
                 [(libc::SYS_clone3, Vec::new())].into(),
                 SeccompAction::Allow,
                 SeccompAction::Errno(libc::ENOSYS as u32),
             )?,
-            main: list(rules(calls::of_main())?, refused(), SeccompAction::Allow)?,
-            worker: list(rules(calls::of_worker())?, refused(), SeccompAction::Allow)?,
+            main: allow_list(calls::of_main())?,
+            worker: allow_list(calls::of_worker())?,
         })
     }
 
@@ -49,6 +44,21 @@ impl Filters {
     pub(super) fn install_worker(&self) -> io::Result<()> {
         install(&self.worker, true)
     }
+}
+
+/// The filter of the opener's process.
+pub(super) fn opener_filter() -> Result<BpfProgram, seccompiler::Error> {
+    allow_list(calls::of_opener())
+}
+
+/// Allows these calls, and refuses all others.
+fn allow_list(calls: impl Iterator<Item = Call>) -> Result<BpfProgram, seccompiler::Error> {
+    program(rules(calls)?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
+}
+
+fn program(calls: Rules, other: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, seccompiler::Error> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    Ok(SeccompFilter::new(calls, other, listed, arch)?.try_into()?)
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -73,7 +83,7 @@ fn rules(calls: impl Iterator<Item = Call>) -> Result<Rules, seccompiler::Error>
 }
 
 /// Installs a filter on this thread. `log` has the kernel note what it refuses.
-fn install(program: &[sock_filter], log: bool) -> io::Result<()> {
+pub(super) fn install(program: &[sock_filter], log: bool) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
     let flags = if log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
@@ -92,8 +102,9 @@ mod tests {
         let numbers = |call: Call| match call {
             Call::Any(n) | Call::OneOf(n, ..) | Call::Without(n, ..) | Call::With(n, ..) => n,
         };
-        // One is for both, each with arguments of its own.
-        let mut all: Vec<_> = calls::of_main().map(numbers).filter(|n| *n != libc::SYS_ioctl).collect();
+        // Some are for both, each with arguments of its own.
+        let shared = [libc::SYS_ioctl, libc::SYS_fcntl];
+        let mut all: Vec<_> = calls::of_main().map(numbers).filter(|n| !shared.contains(n)).collect();
         let len = all.len();
         all.sort_unstable();
         all.dedup();
@@ -105,5 +116,8 @@ mod tests {
         assert!(!calls::of_worker().any(may_wait) && calls::of_main().any(may_wait));
         let filters = Filters::new().unwrap();
         assert!(filters.worker.len() < filters.main.len() && filters.main.len() < 4096);
+        assert!(opener_filter().unwrap().len() < 4096);
+        let starts = [libc::SYS_execve, libc::SYS_clone, libc::SYS_clone3, libc::SYS_ptrace, libc::SYS_kill];
+        assert!(!calls::of_opener().map(numbers).any(|n| starts.contains(&n)));
     }
 }

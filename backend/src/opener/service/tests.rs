@@ -116,3 +116,17 @@ fn what_is_planned_is_opened_and_removed_when_told() {
     opener.answer(&Request::Remove(Place::Device("a".into())));
     assert!(path.exists());
 }
+
+#[test]
+fn a_name_that_the_kernel_chose_is_known_again() {
+    for (name, pattern, is) in [
+        ("vnic0", "vnic%d", true),
+        ("vnic41", "vnic%d", true),
+        ("vm3x", "vm%dx", true),
+        ("vnic", "vnic%d", false),
+        ("vm0", "vnic%d", false),
+        ("vnic0", "vnic0", false),
+    ] {
+        assert_eq!(is_named_by(name, pattern), is, "{name}, {pattern}");
+    }
+}
