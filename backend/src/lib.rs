@@ -21,6 +21,7 @@ pub mod opener;
 pub mod record;
 pub mod ring;
 pub mod sandbox;
+mod seldom;
 pub mod service;
 pub mod uplink;
 mod words;

@@ -126,6 +126,7 @@ fn run(cli: Cli, format: &mut LogFormat) -> Result<(), Box<dyn Error>> {
     if let Some(notifier) = notifier {
         notifier.stopping();
     }
+    fleet.part();
     Ok(())
 }
 

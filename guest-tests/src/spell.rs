@@ -1,4 +1,5 @@
-//! Makes one thread of another process run without end and get nowhere, as a thread does whose loop has no way out.
+//! Makes one thread of another process run without end and get nowhere, as a thread does whose loop has no way out; or keeps it
+//! where it is, as memory does that never comes.
 
 use std::fs;
 
@@ -45,6 +46,29 @@ impl Drop for Spell {
     fn drop(&mut self) {
         // A process that has ended needs no help.
         let _ = self.lift();
+    }
+}
+
+/// A thread that is kept where it is; it goes on when this is dropped, on the thread that made it.
+#[derive(Debug)]
+pub struct Hold(Pid);
+
+impl Hold {
+    /// Keeps thread `thread`.
+    pub fn of(thread: u32) -> Result<Self> {
+        let thread = Pid::from_raw(thread.try_into()?);
+        ptrace::seize(thread, ptrace::Options::empty())?;
+        stop(thread)?;
+        Ok(Self(thread))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Of a process that has ended, only the end of its thread is left to be taken note of.
+        if ptrace::detach(self.0, None).is_err() {
+            let _ = waitpid(self.0, Some(WaitPidFlag::__WALL));
+        }
     }
 }
 

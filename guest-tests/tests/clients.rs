@@ -219,13 +219,39 @@ fn a_migrated_guest_is_announced() -> Result<()> {
     let mac = [0x02, 0, 0, 0, 0, 0x77, 0, 0];
     nic.client.send(SEND_RARP, VERSION | NEED_REPLY, &mac, &[])?;
     ensure!(nic.client.reply()?.and_then(|r| r.value()) == Some(0));
-    vnicd.wait_for_line("announced the guest by RARP: Done", PATIENCE)?;
+    vnicd.wait_for_line("announced the guest by RARP", PATIENCE)?;
     let after = ns.counters("tap0")?;
     ensure!(
         (after.rx_packets, after.rx_bytes) == (before.rx_packets + 1, before.rx_bytes + 60),
         "{before:?} {after:?}"
     );
     Ok(())
+}
+
+#[test]
+fn only_an_address_that_the_guest_may_have_is_announced() -> Result<()> {
+    let ns = namespace()?;
+    let options = ["--allowed-macs=02:00:00:00:00:77", "--max-tx-pps=20"];
+    let vnicd = Vnicd::builder(&ns).args(options).control().start()?;
+    let nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, POSTING)?;
+    let before = ns.counters("tap0")?;
+    let announce = |last: u8| -> Result<bool> {
+        nic.client.send(SEND_RARP, VERSION | NEED_REPLY, &[0x02, 0, 0, 0, 0, last, 0, 0], &[])?;
+        Ok(nic.client.reply()?.and_then(|reply| reply.value()) == Some(0))
+    };
+    ensure!(announce(0x78)?);
+    vnicd.wait_for_line("not announced by RARP: its Ethernet address is not one of allowed-macs", PATIENCE)?;
+    ensure!(vnicd.status()?["devices"][0]["pairs"][0]["counters"]["tx_dropped_mac"] == 1);
+    ensure!(ns.counters("tap0")?.rx_packets == before.rx_packets, "it was announced");
+    // Its own address no more often than it may send.
+    for _ in 0..200 {
+        ensure!(announce(0x77)?);
+    }
+    vnicd.wait_for_line("announced the guest by RARP", PATIENCE)?;
+    vnicd.wait_for_line("not announced by RARP: the device's limit is reached", PATIENCE)?;
+    // No address of several is anybody's.
+    nic.client.send(SEND_RARP, VERSION, &[0x03, 0, 0, 0, 0, 0x77, 0, 0], &[])?;
+    vnicd.wait_for_line("its connection ended", PATIENCE).map(drop)
 }
 
 /// Cloud-hypervisor's order: features, memory, sizes of all rings, then for each ring addresses, base and kick, at last

@@ -1,7 +1,6 @@
 //! The daemon and its service manager: ready when it is, what it does, whether its workers go on, and sockets that were
 //! opened for it.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
@@ -11,9 +10,8 @@ use guest_tests::driver::Client;
 use guest_tests::driver::nic::VERSION_1;
 use guest_tests::lab::{ended_with, eventually};
 use guest_tests::service_manager::ServiceManager;
-use guest_tests::spell::Spell;
+use guest_tests::spell::{Hold, Spell};
 use guest_tests::{Control, NetNs, Process, Usage};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 const END: Duration = Duration::from_secs(10);
 /// Long enough for a busy machine, short enough for a test.
@@ -120,20 +118,12 @@ fn no_sign_of_life_while_a_worker_runs_and_gets_nowhere() -> Result<()> {
 fn signs_of_life_go_on_while_a_front_end_holds_its_worker_up() -> Result<()> {
     let (ns, place) = (NetNs::new()?, Place::new()?);
     let mut manager = ServiceManager::new()?.watchdog(INTERVAL);
-    let vnicd = place.start(&mut manager, &ns, &[])?;
+    // A worker that polls does not sleep by itself.
+    let vnicd = place.start(&mut manager, &ns, &["--mode", "polling"])?;
     manager.expect("READY=1")?;
-    let mut client = Client::start(place.path("s").as_ref(), VERSION_1)?;
-    let mut tx = client.running_queue(1, 256)?;
-    let frame = client.memory.allocate(4096);
-    // A call eventfd that is full, and whose O_NONBLOCK is taken off again.
-    for power in (0..u64::BITS).rev() {
-        while tx.call.write(1 << power).is_ok() {}
-    }
-    // SAFETY: the fd is open as long as the eventfd.
-    let call = unsafe { BorrowedFd::borrow_raw(tx.call.as_raw_fd()) };
-    fcntl_setfl(call, fcntl_getfl(call)? - OFlags::NONBLOCK)?;
-    tx.add(&[(frame, 100)], false).context("the ring is full")?;
-    tx.kick()?;
+    let _client = place.client()?;
+    manager.expect_signs(1)?;
+    let _hold = Hold::of(worker(&vnicd)?.tid)?;
     vnicd.wait_for_line("is held up", END)?;
     manager.expect_signs(3)
 }

@@ -32,6 +32,9 @@ pub struct DeviceStatus {
     pub front_end_pid: Option<i32>,
     /// Features that the driver acknowledged, by name.
     pub features: Option<String>,
+    /// What became of its front ends; the names are those of [`crate::nic::FrontEndCounters`].
+    #[serde(default)]
+    pub front_ends: Value,
     /// Its queue pairs, those that ever ran.
     pub pairs: Vec<PairStatus>,
     /// Queue pairs that it offers.
@@ -90,6 +93,7 @@ impl DeviceStatus {
             uplink: device.uplink().to_owned(),
             front_end_pid: front_end.as_ref().map(|f| f.pid),
             features: front_end.as_ref().and_then(|f| f.features).map(|f| FeatureNames(f).to_string()),
+            front_ends: serde_json::to_value(&**device.front_ends()).unwrap_or(Value::Null),
             pairs: device.lanes().iter().filter_map(pair).collect(),
             queue_pairs: device.rings() / 2,
         }

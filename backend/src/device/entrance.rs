@@ -1,6 +1,6 @@
 //! How front ends come to a device: through a socket of its own, one that was passed, or a connection that is there.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -49,33 +49,55 @@ impl Entrance {
     }
 
     /// Starts to let front ends in to `nic`.
-    pub(super) fn serve(self, nic: Arc<Nic>, ended: Ended) -> io::Result<Box<dyn MutEventSubscriber>> {
-        let path = self.path.unwrap_or_default().display().to_string();
-        Ok(match self.opened {
+    pub(super) fn serve(self, nic: Arc<Nic>, ended: Ended) -> io::Result<(Box<dyn MutEventSubscriber>, Host)> {
+        let (device, path) = (self.name, self.path.unwrap_or_default().display().to_string());
+        let listener = match self.opened {
             OpenedEntrance::Listening(listening) => {
-                tracing::info!("listening on {path}");
-                Box::new(Door { server: Server::new(nic)?, listener: Listener::Opened(listening) })
+                tracing::info!(%device, "listening on {path}");
+                Listener::Opened(listening)
             }
             OpenedEntrance::Passed(listener) => {
-                tracing::info!("listening on the socket that was passed");
-                Box::new(Door { server: Server::new(nic)?, listener: Listener::Passed(listener) })
+                tracing::info!(%device, "listening on the socket that was passed");
+                Listener::Passed(listener)
             }
             OpenedEntrance::Connected(stream) => {
                 let mut server = Server::new(nic)?;
                 server.offer(stream)?;
-                Box::new(OneConnection { server, ended })
+                let server = Rc::new(RefCell::new(server));
+                return Ok((Box::new(OneConnection { server: server.clone(), ended }), Host::Server(server)));
             }
             OpenedEntrance::Connects => {
-                let connect = Box::new(move || Ok(self.opener.connect(self.name.as_str())?));
-                Box::new(Visitor { _client: Client::start(nic, path, connect)? })
+                let connect = Box::new(move || Ok(self.opener.connect(device.as_str())?));
+                let client = Rc::new(Client::start(nic, path, connect)?);
+                return Ok((Box::new(Visitor { _client: client.clone() }), Host::Client(client)));
             }
-        })
+        };
+        let server = Rc::new(RefCell::new(Server::new(nic)?));
+        Ok((Box::new(Door { device, server: server.clone(), listener }), Host::Server(server)))
+    }
+}
+
+/// Who serves the front ends of a device.
+#[derive(Debug)]
+pub(super) enum Host {
+    Server(Rc<RefCell<Server>>),
+    Client(Rc<Client>),
+}
+
+impl Host {
+    /// Has the front end go, without waiting until it has.
+    pub(super) fn part(&self) {
+        match self {
+            Self::Server(server) => server.borrow().part(),
+            Self::Client(client) => client.part(),
+        }
     }
 }
 
 /// Lets front ends in, one after another.
 struct Door {
-    server: Server,
+    device: DeviceName,
+    server: Rc<RefCell<Server>>,
     listener: Listener,
 }
 
@@ -91,14 +113,14 @@ impl Listener {
 impl MutEventSubscriber for Door {
     fn init(&mut self, ops: &mut EventOps) {
         watch(ops, self.listener.get().as_raw_fd(), EventSet::IN);
-        watch(ops, self.server.ended().as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED);
+        watch(ops, self.server.borrow().ended().as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED);
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
-        if events.fd() == self.server.ended().as_raw_fd() {
-            self.server.reap();
-        } else if let Err(e) = self.server.accept_from(self.listener.get()) {
-            tracing::error!("a front end could not be let in: {e}");
+        let mut server = self.server.borrow_mut();
+        let is_reaped = events.fd() == server.ended().as_raw_fd();
+        if let Err(e) = if is_reaped { server.reap() } else { server.accept_from(self.listener.get()) } {
+            tracing::error!(device = %self.device, "a front end could not be let in: {e}");
             // It stays at the door, and the door would be reported open again at once: no spinning on it.
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -107,7 +129,7 @@ impl MutEventSubscriber for Door {
 
 /// Keeps the client that goes to the front ends; it has a thread of its own.
 struct Visitor {
-    _client: Client,
+    _client: Rc<Client>,
 }
 
 impl MutEventSubscriber for Visitor {
@@ -118,13 +140,13 @@ impl MutEventSubscriber for Visitor {
 
 /// Serves one connection that was there at the start, and ends the daemon with it.
 struct OneConnection {
-    server: Server,
+    server: Rc<RefCell<Server>>,
     ended: Ended,
 }
 
 impl MutEventSubscriber for OneConnection {
     fn init(&mut self, ops: &mut EventOps) {
-        watch(ops, self.server.ended().as_raw_fd(), EventSet::IN);
+        watch(ops, self.server.borrow().ended().as_raw_fd(), EventSet::IN);
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {

@@ -73,7 +73,9 @@ impl Fleet {
         let wanted: HashSet<DeviceName> = config.devices.iter().map(|options| options.name).collect();
         let mut reloaded = Reloaded::default();
         // What one gives up another may want.
-        for (options, device) in self.devices.extract_if(.., |(options, _)| !is_wanted(options)) {
+        let removed: Vec<_> = self.devices.extract_if(.., |(options, _)| !is_wanted(options)).collect();
+        removed.iter().for_each(|(_, device)| device.part());
+        for (options, device) in removed {
             if !wanted.contains(&options.name) {
                 reloaded.removed.push(options.name.to_string());
             }
@@ -101,6 +103,11 @@ impl Fleet {
         // It fails only when the counter is full, and then whoever reads it is woken already.
         let _ = rustix::io::write(&self.shared.changed, &1u64.to_ne_bytes());
         reloaded
+    }
+
+    /// Has all front ends go, without waiting until they have: the rings of all stop at the same time.
+    pub fn part(&self) {
+        self.devices.iter().for_each(|(_, device)| device.part());
     }
 
     /// The NICs of all, which nobody else may have any more.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use event_manager::{EventManager, MutEventSubscriber, SubscriberId, SubscriberOps};
 
 use self::af_xdp::XdpQueues;
-use self::entrance::Entrance;
+use self::entrance::{Entrance, Host};
 use crate::config::{DeviceOptions, Numa};
 use crate::nic::{Nic, NicSetup, Placement};
 use crate::opener::Client;
@@ -80,7 +80,7 @@ pub struct Device {
     nic: Arc<Nic>,
     queues: Option<XdpQueues>,
     entrance: Option<Entrance>,
-    served: Option<SubscriberId>,
+    served: Option<(SubscriberId, Host)>,
 }
 
 impl Device {
@@ -136,7 +136,8 @@ impl Device {
     /// When the kernel gives no eventfd or thread.
     pub fn serve(&mut self, events: &mut EventLoop, ended: Ended) -> io::Result<()> {
         if let Some(entrance) = self.entrance.take() {
-            self.served = Some(events.add_subscriber(entrance.serve(self.nic.clone(), ended)?));
+            let (subscriber, host) = entrance.serve(self.nic.clone(), ended)?;
+            self.served = Some((events.add_subscriber(subscriber), host));
         }
         Ok(())
     }
@@ -146,9 +147,17 @@ impl Device {
         self.queues.take()
     }
 
+    /// Has its front end go, without waiting until it has. It is to be closed soon.
+    fn part(&self) {
+        if let Some((_, host)) = &self.served {
+            host.part();
+        }
+    }
+
     /// Ends it: its front end loses the connection, its socket and its uplink are closed.
     fn close(self, events: &mut EventLoop) {
-        if let Some(served) = self.served {
+        if let Some((served, host)) = self.served {
+            drop(host);
             // Dropped: whoever is connected loses the connection, and its rings are stopped.
             let _ = events.remove_subscriber(served);
         }

@@ -26,12 +26,16 @@ use vhost::vhost_user::{BackendReqHandler, Error, Result, VhostUserBackendReqHan
 use super::patience::wait_for_message;
 use super::session::Session;
 use crate::nic::MIN_MTU;
+use crate::worker::DeviceName;
 
 pub(super) const HEADER_LEN: usize = 12;
 /// Largest message body that is read here (vhost-user has none above 4 KiB).
 pub(super) const MAX_BODY: usize = 4096;
 /// Most file descriptors that one message may carry into this room.
 const MAX_FDS: usize = 64;
+
+/// In the first byte of an Ethernet address: it is that of several.
+const GROUP: u8 = 1;
 
 const VERSION: u32 = 1;
 const FLAG_REPLY: u32 = 1 << 2;
@@ -106,7 +110,9 @@ fn answer_here(stream: &UnixStream, session: &Mutex<Session>, answer: Answer) ->
     match result {
         // The front end was told; whether it goes on without is for it to say.
         Err(Error::InvalidOperation(what)) if wants_reply => {
-            tracing::warn!("request {} refused: {what}", message.request);
+            refused(&lock(session), |device, left_out| {
+                tracing::warn!(%device, left_out, "request {} refused: {what}", message.request);
+            });
             Ok(())
         }
         other => other.map(drop),
@@ -148,8 +154,11 @@ fn set_mtu(session: &mut Session, message: &mut Message) -> Result<Option<u64>> 
 
 /// The address stands in the first six bytes of the number, in the order of the wire.
 fn send_rarp(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
-    let bytes = message.u64()?.to_le_bytes();
-    session.nic.announce([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
+    let [mac @ .., _, _] = message.u64()?.to_le_bytes();
+    if mac[0] & GROUP != 0 {
+        return Err(Error::InvalidParam);
+    }
+    session.announce(mac)?;
     Ok(None)
 }
 
@@ -165,8 +174,11 @@ fn set_backend_channel(session: &mut Session, message: &mut Message) -> Result<O
     Ok(None)
 }
 
-fn unknown(_session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
-    tracing::warn!("the front end sent request {}, which this device never offered to take", message.request);
+fn unknown(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
+    session.nic.front_ends().complain(|left_out| {
+        let (device, request) = (session.nic.name(), message.request);
+        tracing::warn!(%device, left_out, "the front end sent request {request}, which this device never offered to take");
+    });
     Err(Error::InvalidOperation("it is unknown or was not offered"))
 }
 
@@ -225,6 +237,13 @@ fn reply(stream: &UnixStream, message: &Message, value: u64) -> Result<()> {
         Ok(_) => Err(Error::PartialMessage),
         Err(e) => Err(Error::SocketBroken(io::Error::from(e))),
     }
+}
+
+/// Counts a message that is refused, and has it told.
+fn refused(session: &Session, line: impl FnOnce(DeviceName, Option<u64>)) {
+    let front_ends = session.nic.front_ends();
+    front_ends.refused_messages.add(1);
+    front_ends.complain(|left_out| line(session.nic.name(), left_out));
 }
 
 fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::connection::{end, join, peer, serve};
+use super::connection::{end, hang_up, join, serve};
 use crate::nic::Nic;
 
 /// How long to wait before the second try.
@@ -67,16 +67,22 @@ impl Client {
         };
         Ok(Self { shared, thread: Some(thread) })
     }
+
+    /// Has the front end go, if there is one, and looks for no other, without waiting until it has: the client's end does.
+    pub fn part(&self) {
+        let mut state = self.shared.lock();
+        state.ending = true;
+        if let Some(stream) = &state.connection {
+            hang_up(stream);
+        }
+        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let connection = {
-            let mut state = self.shared.lock();
-            state.ending = true;
-            state.connection.take()
-        };
-        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        self.part();
+        let connection = self.shared.lock().connection.take();
         match (connection, self.thread.take()) {
             (Some(connection), Some(thread)) => end(&connection, thread),
             (None, Some(thread)) => join(thread),
@@ -101,7 +107,8 @@ impl Shared {
                 }
                 Err(e) if !told => {
                     told = true;
-                    tracing::info!("no front end listens at {} yet ({e}); trying on", self.place);
+                    let device = self.nic.name();
+                    tracing::info!(%device, "no front end listens at {} yet ({e}); trying on", self.place);
                 }
                 Err(_) => {}
             }
@@ -121,7 +128,6 @@ impl Shared {
             }
             state.connection = stream.try_clone().ok();
         }
-        tracing::info!(pid = peer(stream).pid, "front end connected");
         let had_rings = serve(stream, self.nic.clone(), &AtomicBool::default());
         let mut state = self.lock();
         state.connection = None;

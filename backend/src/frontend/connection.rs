@@ -27,7 +27,11 @@ const END_PATIENCE: Duration = Duration::from_secs(3);
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
 /// and the connection is closed. Says whether it ran any. `spoke` is set when its first message has come.
 pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> bool {
-    let session = Arc::new(Mutex::new(Session::new(nic, peer(stream))));
+    let (device, peer) = (nic.name(), peer(stream));
+    let front_ends = nic.front_ends();
+    front_ends.served.add(1);
+    front_ends.tell(|left_out| tracing::info!(%device, pid = peer.pid, left_out, "front end connected"));
+    let session = Arc::new(Mutex::new(Session::new(nic.clone(), peer)));
     let result = adapter::serve(stream, &session, spoke);
     let had_rings = {
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,16 +39,15 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> b
         session.end();
         had_rings
     };
-    match result {
-        Ok(()) | Err(Error::Disconnected) => tracing::info!("front end gone"),
-        // It ended with something unread, or before it let the daemon in.
-        Err(Error::SocketBroken(e)) if [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()) => {
-            tracing::info!("front end gone");
-        }
-        Err(e) => {
+    match result.err().filter(is_fault) {
+        None => front_ends.tell(|left_out| tracing::info!(%device, left_out, "front end gone")),
+        Some(e) => {
             // Its rings are stopped and its memory is let go; only the end of the connection waits.
             std::thread::sleep(MISTAKE_PAUSE);
-            tracing::error!("front end gone, its connection ended: {}", chain(&e));
+            front_ends.ended_for_fault.add(1);
+            front_ends.tell_end(|left_out| {
+                tracing::error!(%device, left_out, "front end gone, its connection ended: {}", chain(&e));
+            });
         }
     }
     // The front end learns of it now, though others may still hold the socket.
@@ -52,11 +55,25 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> b
     had_rings
 }
 
+/// Whether a connection ended for anything but that the front end ended it: with something unread maybe, or before it let
+/// the daemon in.
+fn is_fault(error: &Error) -> bool {
+    match error {
+        Error::Disconnected => false,
+        Error::SocketBroken(e) => ![ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&e.kind()),
+        _ => true,
+    }
+}
+
+/// To the thread that serves a connection it looks from now on as if the front end had gone.
+pub(super) fn hang_up(stream: &UnixStream) {
+    let _ = stream.shutdown(Shutdown::Read);
+}
+
 /// Ends a connection that `thread` serves: its rings are stopped first, and only then does the front end learn of it. QEMU
 /// works on a guest's rings itself as soon as it has lost their device.
 pub(super) fn end(stream: &UnixStream, thread: JoinHandle<()>) {
-    // To the thread it looks as if the front end had gone.
-    let _ = stream.shutdown(Shutdown::Read);
+    hang_up(stream);
     let deadline = Instant::now() + END_PATIENCE;
     while !thread.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(100));

@@ -69,10 +69,11 @@ impl VhostUserBackendReqHandlerMut for Session {
         }
         let before = self.features.replace(features).unwrap_or(0);
         if before != features {
-            tracing::info!("features: {}", FeatureNames(features));
+            tracing::info!(device = %self.nic.name(), "features: {}", FeatureNames(features));
             self.note();
+            let understood = self.understood();
             for (id, worker) in self.nic.workers() {
-                worker.send(id, Message::Features(self.understood()));
+                self.ask(id, &worker, |answer| Message::Features(understood, answer))?;
             }
             self.admit_all();
         }
@@ -171,7 +172,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (at, id, ring) = self.ring(index.into())?;
         let kick = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Kick(kick));
+            self.ask_if_any(id, |answer| Message::Kick(kick, answer))?;
             return Ok(());
         }
         ring.fds.kick = kick;
@@ -182,7 +183,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (_, id, ring) = self.ring(index.into())?;
         let call = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Call(call));
+            self.ask_if_any(id, |answer| Message::Call(call, answer))?;
         } else {
             ring.fds.call = call;
         }
@@ -193,7 +194,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let (_, id, ring) = self.ring(index.into())?;
         let err = file.map(OwnedFd::from);
         if ring.started {
-            self.tell(id, Message::Err(err));
+            self.ask_if_any(id, |answer| Message::Err(err, answer))?;
         } else {
             ring.fds.err = err;
         }
@@ -308,7 +309,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
         let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size).map_err(Refusal::Memory)?;
-        tracing::info!("dirty log mapped");
+        tracing::info!(device = %self.nic.name(), "dirty log mapped");
         Ok(self.set_log(log)?)
     }
 }

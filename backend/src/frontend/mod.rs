@@ -11,6 +11,7 @@ mod connection;
 mod messages;
 mod patience;
 mod refusal;
+mod rings;
 mod server;
 mod session;
 

@@ -7,18 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::connection::{end, peer, serve};
+use super::connection::{end, hang_up, join, peer, serve};
 use crate::nic::Nic;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// Most connections taken in a row.
 const MAX_ACCEPTS: usize = 16;
 
-/// Accepts front ends for a device and serves them, each on a thread of its own.
+/// Accepts front ends for a device and serves them, each on a thread of its own. Nothing here waits for such a thread but
+/// the server's end: one may have to wait for a worker that its front end keeps from answering.
 #[derive(Debug)]
 pub struct Server {
     nic: Arc<Nic>,
     connection: Option<Connection>,
+    /// Came while the one before was ending.
+    next: Option<UnixStream>,
     /// Written when a connection has ended.
     ended: Arc<OwnedFd>,
 }
@@ -28,6 +31,8 @@ pub struct Server {
 pub enum Outcome {
     /// It is served.
     Served,
+    /// It will be, as soon as the one before has ended.
+    Waits,
     /// Another front end is there, and has said something.
     TurnedAway,
 }
@@ -37,6 +42,8 @@ struct Connection {
     stream: UnixStream,
     /// It has sent a message. One that has not gives way to another.
     spoke: Arc<AtomicBool>,
+    /// Its rings are stopped and its memory is let go.
+    is_over: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -47,7 +54,7 @@ impl Server {
     /// When the kernel gives no eventfd.
     pub fn new(nic: Arc<Nic>) -> io::Result<Self> {
         let ended = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Self { nic, connection: None, ended })
+        Ok(Self { nic, connection: None, next: None, ended })
     }
 
     /// Becomes readable when a connection has ended.
@@ -56,10 +63,18 @@ impl Server {
         &self.ended
     }
 
-    /// Lets go of a connection that has ended.
-    pub fn reap(&mut self) {
-        if let Some(connection) = self.connection.take_if(|connection| !connection.is_alive()) {
-            connection.end();
+    /// Lets go of a connection that has ended, and serves the one that waits for its place.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread for that.
+    pub fn reap(&mut self) -> io::Result<()> {
+        if let Some(connection) = self.connection.take_if(|it| it.is_over.load(Ordering::Acquire)) {
+            // It has nothing left to do.
+            join(connection.thread);
+        }
+        match self.next.take_if(|_| self.connection.is_none()) {
+            Some(stream) => self.serve(stream),
+            None => Ok(()),
         }
     }
 
@@ -80,53 +95,69 @@ impl Server {
         Ok(())
     }
 
-    /// Serves the front end at the other end of `stream`, unless another one is there.
+    /// Serves the front end at the other end of `stream`, unless another one is there. One that has hung up, or has not said
+    /// anything, gives way.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn offer(&mut self, stream: UnixStream) -> io::Result<Outcome> {
-        if let Some(connection) = self.connection.take() {
-            if connection.is_alive() && connection.spoke.load(Ordering::Relaxed) {
-                tracing::warn!(pid = peer(&stream).pid, "another front end is connected: this one is turned away");
-                self.connection = Some(connection);
-                return Ok(Outcome::TurnedAway);
-            }
-            connection.end();
+        self.reap()?;
+        let Some(connection) = &self.connection else { return self.serve(stream).map(|()| Outcome::Served) };
+        let is_taken = connection.spoke.load(Ordering::Relaxed) && connection.is_there();
+        // Whoever came last before waits no more.
+        let turned_away = if is_taken {
+            Some(stream)
+        } else {
+            hang_up(&connection.stream);
+            self.next.replace(stream)
+        };
+        if let Some(stream) = turned_away {
+            self.nic.front_ends().turned_away.add(1);
+            self.nic.front_ends().complain(|left_out| {
+                let (device, pid) = (self.nic.name(), peer(&stream).pid);
+                tracing::warn!(%device, pid, left_out, "another front end is connected: this one is turned away");
+            });
         }
+        Ok(if is_taken { Outcome::TurnedAway } else { Outcome::Waits })
+    }
+
+    /// Has the front end go, if there is one, without waiting until it has: [`Server`]'s end does.
+    pub fn part(&self) {
+        if let Some(connection) = &self.connection {
+            hang_up(&connection.stream);
+        }
+    }
+
+    fn serve(&mut self, stream: UnixStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
-        tracing::info!(pid = peer(&stream).pid, "front end connected");
         let clone = stream.try_clone()?;
         let (nic, ended) = (self.nic.clone(), self.ended.clone());
-        let spoke = Arc::<AtomicBool>::default();
-        let speaks = spoke.clone();
+        let (spoke, is_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (speaks, over) = (spoke.clone(), is_over.clone());
         let thread = std::thread::Builder::new().name("front-end".into()).spawn(move || {
             serve(&clone, nic, &speaks);
+            over.store(true, Ordering::Release);
             // Nobody listens any more only when the daemon ends.
             let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
         })?;
-        self.connection = Some(Connection { stream, spoke, thread });
-        Ok(Outcome::Served)
+        self.connection = Some(Connection { stream, spoke, is_over, thread });
+        Ok(())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.end();
+        if let Some(Connection { stream, thread, .. }) = self.connection.take() {
+            end(&stream, thread);
         }
     }
 }
 
 impl Connection {
-    /// Whether the front end is still there. One that was killed may have come back before its thread noticed.
-    fn is_alive(&self) -> bool {
+    /// Whether the front end has not hung up. One that was killed may have come back before its thread noticed.
+    fn is_there(&self) -> bool {
         let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
         let hung_up = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0);
-        !hung_up && !self.thread.is_finished()
-    }
-
-    /// Closes the connection and waits until its rings are stopped.
-    fn end(self) {
-        end(&self.stream, self.thread);
+        !hung_up
     }
 }

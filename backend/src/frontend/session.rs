@@ -7,38 +7,22 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use vhost::vhost_user::Result;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 
 use super::refusal::{Refusal, chain};
+use super::rings::Ring;
 use crate::memory::{DirtyLog, MemoryTable};
 use crate::nic::{FrontEnd, Nic, understood};
-use crate::record::{Identity, Peer, RingRecord};
-use crate::ring::{Access, RingLog, RingSetup};
-use crate::worker::{Direction, Features, Mailbox, Message, QueueId, RingFds, RingStart, Threads};
-
-/// A ring as the front end has described it so far.
-#[derive(Debug, Default)]
-pub(super) struct Ring {
-    pub(super) size: u16,
-    /// Descriptor table, available and used ring, in the front end's address space.
-    pub(super) addresses: Option<[u64; 3]>,
-    pub(super) started: bool,
-    pub(super) enabled: bool,
-    /// Guest address under which what is written to its used ring is marked, if it is to be (`VHOST_VRING_F_LOG`).
-    pub(super) log_address: Option<u64>,
-    /// Where it stands while it is not started.
-    pub(super) base: u32,
-    pub(super) fds: RingFds,
-}
+use crate::record::Peer;
+use crate::worker::{Features, Mailbox, MailboxError, Message, QueueId};
 
 /// One front end's session with the device.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) nic: Arc<Nic>,
     /// Who it is.
-    peer: Peer,
+    pub(super) peer: Peer,
     pub(super) features: Option<u64>,
     pub(super) protocol_features: u64,
     status: u8,
@@ -50,7 +34,7 @@ pub(super) struct Session {
     channel: Option<Arc<UnixStream>>,
     pub(super) memory: Arc<MemoryTable>,
     /// Where the front end wants written pages marked while it asks for it by a feature (`VHOST_F_LOG_ALL`).
-    log: Option<Arc<DirtyLog>>,
+    pub(super) log: Option<Arc<DirtyLog>>,
     pub(super) rings: Vec<Ring>,
 }
 
@@ -134,16 +118,12 @@ impl Session {
 
     /// Stops all rings and lets go of the guest's memory.
     pub(super) fn end(&mut self) {
-        for index in 0..self.rings.len() {
-            if let Err(e) = self.halt(index) {
-                tracing::error!(queue = %self.id(index), "ring not stopped: {e}");
-            }
-        }
+        self.halt_all();
         // It takes its time, and no ring is to run as long.
         self.admit_all();
         self.features = None;
         if let Err(e) = self.change_memory(MemoryTable::default()) {
-            tracing::error!("the front end's memory stays mapped: {}", chain(&e));
+            tracing::error!(device = %self.nic.name(), "the front end's memory stays mapped: {}", chain(&e));
         }
         self.nic.set_front_end(None);
     }
@@ -165,11 +145,13 @@ impl Session {
         self.nic.worker(id)
     }
 
-    /// Tells the worker of a started ring.
-    pub(super) fn tell(&self, id: QueueId, message: Message) {
-        if let Some(worker) = self.worker_of(id) {
-            worker.send(id, message);
-        }
+    /// Asks the worker of a ring, if it has one.
+    pub(super) fn ask_if_any<T>(
+        &self,
+        id: QueueId,
+        message: impl FnOnce(SyncSender<T>) -> Message,
+    ) -> std::result::Result<Option<T>, Refusal> {
+        self.worker_of(id).map(|worker| self.ask(id, &worker, message)).transpose()
     }
 
     /// Asks the worker of a ring or pair. One that does not answer is given up, and its pair with it.
@@ -179,80 +161,29 @@ impl Session {
         worker: &Mailbox,
         message: impl FnOnce(SyncSender<T>) -> Message,
     ) -> std::result::Result<T, Refusal> {
-        worker.ask(id, message).map_err(|e| {
-            self.nic.give_up(id);
-            Refusal::Worker(e)
-        })
+        worker.ask(id, message).map_err(|e| self.given_up(id, e))
     }
 
-    pub(super) fn start_ring(&mut self, at: usize) -> Result<()> {
-        let id = self.id(at);
-        let setup = self.ring_setup(at, id)?;
-        // The first of a lane's rings decides.
-        let is_first = self.nic.threads() == Threads::PerDirection || !self.rings[at ^ 1].started;
-        if self.nic.is_placed_by_memory() && is_first {
-            self.nic.place(id, self.memory.node_of(setup.used));
-        }
-        let worker = match self.worker_of(id) {
-            Some(worker) => worker,
-            None => {
-                let worker = self.nic.start_worker(id).map_err(Refusal::Start)?;
-                drop(self.ask(id, &worker, |answer| Message::MemoryTable(self.memory.clone(), answer))?);
-                worker
+    /// The worker of a ring or pair has not answered.
+    pub(super) fn given_up(&self, id: QueueId, error: MailboxError) -> Refusal {
+        self.nic.give_up(id);
+        Refusal::Worker(error)
+    }
+
+    /// Has the network learn that the guest with address `mac` is here now, if it is one that the guest may have.
+    pub(super) fn announce(&self, mac: [u8; 6]) -> std::result::Result<(), Refusal> {
+        let id = QueueId::of_ring(self.nic.name(), 1);
+        let front_ends = self.nic.front_ends();
+        match self.ask_if_any(id, |answer| Message::Announce(mac, answer))? {
+            Some(Ok(())) => {
+                front_ends.tell(|left_out| tracing::info!(queue = %id, left_out, "announced the guest by RARP"))
             }
-        };
-        // The worker may still know those of the front end before.
-        worker.send(id, Message::Features(self.understood()));
-        let (log, record) = (self.ring_log(at), self.ring_record(at, &setup));
-        let ring = &mut self.rings[at];
-        ring.started = true;
-        let (enabled, base, fds) = (ring.enabled, ring.base, std::mem::take(&mut ring.fds));
-        self.admit(at);
-        self.ask(id, &worker, |answer| Message::RingEnable(enabled, answer))?;
-        let start = RingStart { setup, base, log, record };
-        self.ask(id, &worker, |answer| Message::RingUp(start, fds, answer))?;
-        self.note();
+            Some(Err(e)) => front_ends.complain(|left_out| {
+                tracing::warn!(queue = %id, left_out, "the guest is not announced by RARP: {e}");
+            }),
+            None => {}
+        }
         Ok(())
-    }
-
-    pub(super) fn ring_setup(&self, at: usize, id: QueueId) -> Result<RingSetup> {
-        let ring = &self.rings[at];
-        let features = self.features.unwrap_or(0);
-        let addresses = ring.addresses.filter(|_| ring.size > 0).ok_or(Refusal::NotSetUp { id })?;
-        let guest = |address| self.memory.guest_address(address).ok_or(Refusal::NotShared { id, address });
-        let [desc, avail, used] = addresses;
-        Ok(RingSetup {
-            packed: self.is_packed(),
-            in_order: features & (1 << VIRTIO_F_IN_ORDER) != 0,
-            size: ring.size,
-            desc: guest(desc)?,
-            avail: guest(avail)?,
-            used: guest(used)?,
-            event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
-            indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
-            access: if id.direction == Direction::Rx { Access::Write } else { Access::Read },
-            min_chain_len: self.understood().header_len as u32,
-        })
-    }
-
-    /// What a ring marks now: everything that it writes, if the front end asks for it and has said where.
-    fn ring_log(&self, at: usize) -> Option<RingLog> {
-        let asked = self.features.unwrap_or(0) & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
-        let pages = self.log.clone().filter(|_| asked)?;
-        Some(RingLog::new(pages, self.rings[at].log_address))
-    }
-
-    /// Where a ring notes where it stands, and finds it if it is the one that did so last. Split rings need none.
-    fn ring_record(&self, at: usize, setup: &RingSetup) -> Option<RingRecord> {
-        let record = self.nic.record(at).filter(|_| setup.packed)?;
-        record.begin(&Identity {
-            peer: self.peer,
-            // Comes and goes with a migration.
-            features: self.features.unwrap_or(0) & !VhostUserVirtioFeatures::LOG_ALL.bits(),
-            addresses: [setup.desc, setup.avail, setup.used],
-            size: setup.size,
-        });
-        Some(record)
     }
 
     /// Replaces the log of dirty pages. The one before is unmapped here, when nobody uses it any more.
@@ -273,41 +204,6 @@ impl Session {
             Some(worker) => self.ask(id, &worker, |answer| Message::Log(self.ring_log(at), answer)),
             None => Ok(()),
         }
-    }
-
-    /// Lets the uplink's frames come to the pair of ring `at` while a ring of it runs, and keeps them away otherwise: none
-    /// waits where nobody reads.
-    pub(super) fn admit(&self, at: usize) {
-        let pair = at / 2;
-        let runs = self.rings[2 * pair..][..2].iter().any(|ring| ring.started && ring.enabled);
-        self.nic.admit(pair, runs.then(|| self.understood().guest));
-    }
-
-    /// The same for all pairs.
-    pub(super) fn admit_all(&self) {
-        (0..self.rings.len()).step_by(2).for_each(|at| self.admit(at));
-    }
-
-    /// Stops a ring: where it stood. The ring forgets its eventfds, as the specification has it.
-    pub(super) fn stop_ring(&mut self, at: usize) -> std::result::Result<u32, Refusal> {
-        let base = self.halt(at)?;
-        self.admit(at);
-        Ok(base)
-    }
-
-    fn halt(&mut self, at: usize) -> std::result::Result<u32, Refusal> {
-        let id = self.id(at);
-        let ring = &mut self.rings[at];
-        ring.fds = RingFds::default();
-        let base = ring.base;
-        if !std::mem::take(&mut ring.started) {
-            return Ok(base);
-        }
-        self.note();
-        let Some(worker) = self.worker_of(id) else { return Ok(base) };
-        let base = self.ask(id, &worker, Message::RingDown)?.unwrap_or(base);
-        self.rings[at].base = base;
-        Ok(base)
     }
 
     /// Gives all workers another memory table. The one before is unmapped here, when nobody uses it any more.

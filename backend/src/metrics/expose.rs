@@ -9,11 +9,12 @@ use super::text::{Label, Text};
 use super::views::DeviceView;
 use crate::worker::{Direction, QueueId};
 
-/// Writes samples of one family for one lane.
+/// Writes samples of one family for one device or lane.
 pub(super) struct Sampler<'a> {
     text: &'a mut Text,
     name: &'static str,
-    id: QueueId,
+    /// The labels of that device or lane.
+    of: &'a [Label<'a>],
 }
 
 impl Sampler<'_> {
@@ -43,19 +44,13 @@ impl Sampler<'_> {
     }
 
     fn write(&mut self, name: &str, label: Option<Label<'_>>, value: impl Display) {
-        let (device, pair) = (self.id.device.as_str(), self.id.pair);
-        let direction = match self.id.direction {
-            Direction::Rx => Some("rx"),
-            Direction::Tx => Some("tx"),
-            Direction::Both => None,
-        };
-        let mut labels: Vec<Label<'_>> = vec![("device", &device), ("pair", &pair)];
-        if let Some(direction) = &direction {
-            labels.push(("direction", direction));
-        }
-        labels.extend(label);
+        let labels: Vec<_> = self.of.iter().copied().chain(label).collect();
         self.text.sample(name, &labels, value);
     }
+}
+
+fn direction(id: QueueId) -> &'static str {
+    if id.direction == Direction::Rx { "rx" } else { "tx" }
 }
 
 /// All metrics of these devices.
@@ -66,14 +61,18 @@ pub(super) fn expose(devices: &[DeviceView]) -> String {
         text.family(name, family.kind, family.help);
         match family.source {
             Source::Build => text.sample(name, &[("version", &env!("CARGO_PKG_VERSION"))], 1),
-            Source::Device(value) => {
+            Source::Device(show) => {
                 for device in devices {
-                    text.sample(name, &[("device", &device.name)], u8::from(value(device)));
+                    show(device, &mut Sampler { text: &mut text, name, of: &[("device", &device.name)] });
                 }
             }
             Source::Lane(show) => {
                 for lane in devices.iter().flat_map(|device| &device.lanes) {
-                    show(lane, &mut Sampler { text: &mut text, name, id: lane.id });
+                    let (device, pair) = (lane.id.device.as_str(), lane.id.pair);
+                    let labels: [Label<'_>; 3] =
+                        [("device", &device), ("pair", &pair), ("direction", &direction(lane.id))];
+                    let of = if lane.id.direction == Direction::Both { &labels[..2] } else { &labels[..] };
+                    show(lane, &mut Sampler { text: &mut text, name, of });
                 }
             }
         }

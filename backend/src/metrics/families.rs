@@ -23,7 +23,7 @@ pub(super) enum Source {
     /// The daemon itself.
     Build,
     /// Each device.
-    Device(fn(&DeviceView) -> bool),
+    Device(fn(&DeviceView, &mut Sampler<'_>)),
     /// Each lane.
     Lane(fn(&LaneView, &mut Sampler<'_>)),
 }
@@ -52,13 +52,31 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "vnicd_front_end_connected",
         kind: Kind::Gauge,
         help: "Whether a front end is connected to the device.",
-        source: Source::Device(|device| device.front_end_connected),
+        source: Source::Device(|device, to| to.one(u8::from(device.front_end_connected))),
+    },
+    Family {
+        name: "vnicd_front_ends_total",
+        kind: Kind::Counter,
+        help: "Front ends that connected, by whether they were served, or turned away because another one was there.",
+        source: Source::Device(|device, to| {
+            to.add(("outcome", &"served"), device.front_ends.served.get());
+            to.add(("outcome", &"turned_away"), device.front_ends.turned_away.get());
+        }),
+    },
+    Family {
+        name: "vnicd_front_end_faults_total",
+        kind: Kind::Counter,
+        help: "What front ends did wrong, by whether the message was refused or their connection ended.",
+        source: Source::Device(|device, to| {
+            to.add(("outcome", &"refused"), device.front_ends.refused_messages.get());
+            to.add(("outcome", &"ended"), device.front_ends.ended_for_fault.get());
+        }),
     },
     Family {
         name: "vnicd_link_up",
         kind: Kind::Gauge,
         help: "Whether the uplink of the device can carry frames.",
-        source: Source::Device(|device| device.link_up),
+        source: Source::Device(|device, to| to.one(u8::from(device.link_up))),
     },
     count!("vnicd_rx_packets_total", "Frames delivered to the guest.", rx_packets),
     count!(

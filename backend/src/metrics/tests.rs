@@ -22,7 +22,7 @@ fn lane(pair: u16, direction: Direction) -> LaneView {
 }
 
 fn device(lanes: Vec<LaneView>) -> DeviceView {
-    DeviceView { name: "vm1", front_end_connected: true, link_up: false, lanes }
+    DeviceView { name: "vm1", front_end_connected: true, link_up: false, front_ends: Arc::default(), lanes }
 }
 
 fn parse(text: &str) -> Vec<Sample> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::mode::{State, Time};
-use crate::nic::{Lane, Nic, Nics};
+use crate::nic::{FrontEndCounters, Lane, Nic, Nics};
 use crate::worker::{self, PairCounters, QueueId};
 
 /// What is shown of a lane: a queue pair, or one direction of it.
@@ -21,6 +21,7 @@ pub(super) struct DeviceView {
     pub(super) name: &'static str,
     pub(super) front_end_connected: bool,
     pub(super) link_up: bool,
+    pub(super) front_ends: Arc<FrontEndCounters>,
     /// Its lanes, those that ever ran.
     pub(super) lanes: Vec<LaneView>,
 }
@@ -50,6 +51,7 @@ impl Viewer {
             name: nic.name().as_str(),
             front_end_connected: nic.front_end().is_some(),
             link_up: nic.link_up(),
+            front_ends: nic.front_ends().clone(),
             lanes: nic.lanes().iter().filter(|lane| lane.mailbox().is_some()).map(&mut lane).collect(),
         };
         nics.all().iter().map(device).collect()

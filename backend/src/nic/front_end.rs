@@ -1,11 +1,13 @@
-//! The front end that a NIC has, as far as others care.
+//! The front end that a NIC has, as far as others care, and what became of all that it had.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustix::net::SendFlags;
+use serde::Serialize;
 
-use crate::worker::QueueId;
+use crate::seldom::Seldom;
+use crate::worker::{Counter, DeviceName, QueueId};
 
 /// Who is connected, and what it has done so far.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +22,51 @@ pub struct FrontEnd {
     pub config_channel: Option<Arc<UnixStream>>,
 }
 
+/// What became of the front ends of a device since the daemon started.
+///
+/// Each is counted by one thread at a time: the control thread, or that of the front end that is there.
+#[derive(Debug, Default, Serialize)]
+pub struct FrontEndCounters {
+    /// Connections that were served.
+    pub served: Counter,
+    /// Connections that found another one there.
+    pub turned_away: Counter,
+    /// Messages that were refused without ending the connection.
+    pub refused_messages: Counter,
+    /// Connections that the daemon ended: for a message that makes no sense, or for time that passed.
+    pub ended_for_fault: Counter,
+    #[serde(skip)]
+    news: Seldom,
+    #[serde(skip)]
+    complaints: Seldom,
+    #[serde(skip)]
+    ends: Seldom,
+}
+
+impl FrontEndCounters {
+    /// Has a line on what front ends do written, unless there are too many.
+    pub(crate) fn tell(&self, line: impl FnOnce(Option<u64>)) {
+        self.news.tell(line);
+    }
+
+    /// The same of what they do wrong.
+    pub(crate) fn complain(&self, line: impl FnOnce(Option<u64>)) {
+        self.complaints.tell(line);
+    }
+
+    /// The same of what they do so wrong that their connection ends.
+    pub(crate) fn tell_end(&self, line: impl FnOnce(Option<u64>)) {
+        self.ends.tell(line);
+    }
+}
+
 /// Sends `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`: request 2, version 1, no body.
-pub(super) fn tell_config_change(channel: &UnixStream) {
+pub(super) fn tell_config_change(device: DeviceName, channel: &UnixStream) {
     let words: [u32; 3] = [2, 1, 0];
     let message: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     // A front end that does not read its channel is not waited for.
     if let Err(e) = rustix::net::send(channel, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        tracing::warn!("the front end cannot be told of a configuration change: {}", std::io::Error::from(e));
+        let e = std::io::Error::from(e);
+        tracing::warn!(%device, "the front end cannot be told of a configuration change: {e}");
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
-pub use front_end::FrontEnd;
+pub use front_end::{FrontEnd, FrontEndCounters};
 pub use lane::{Lane, WorkerName};
 pub use modes::OrderError;
 pub use nics::Nics;
@@ -115,6 +115,7 @@ pub struct Nic {
     records: Records,
     opener: Client,
     front_end: Mutex<Option<FrontEnd>>,
+    front_ends: Arc<FrontEndCounters>,
     listener: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -154,6 +155,7 @@ impl Nic {
             records: setup.records,
             opener: setup.opener,
             front_end: Mutex::new(None),
+            front_ends: Arc::default(),
             listener: OnceLock::new(),
         }
     }
@@ -200,18 +202,10 @@ impl Nic {
         if let Some(front_end) = self.front_end()
             && let Some(channel) = front_end.config_channel
         {
-            front_end::tell_config_change(&channel);
+            front_end::tell_config_change(self.name, &channel);
         }
         for (id, worker) in self.workers() {
             worker.send(id, Message::Carrier(up));
-        }
-    }
-
-    /// Has the network learn that the guest with address `mac` is here now.
-    pub fn announce(&self, mac: [u8; 6]) {
-        let id = QueueId::of_ring(self.name, 1);
-        if let Some(worker) = self.worker(id) {
-            worker.send(id, Message::Announce(mac));
         }
     }
 
@@ -225,6 +219,12 @@ impl Nic {
     #[must_use]
     pub fn front_end(&self) -> Option<FrontEnd> {
         self.front_end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What became of all that were.
+    #[must_use]
+    pub fn front_ends(&self) -> &Arc<FrontEndCounters> {
+        &self.front_ends
     }
 
     /// Notes who is connected.

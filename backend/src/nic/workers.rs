@@ -84,10 +84,10 @@ impl Nic {
     /// Gives up the worker of a ring, which does not answer. Its lane stays out of order.
     pub fn give_up(&self, ring: QueueId) {
         if let Some(lane) = self.lane(ring) {
-            tracing::error!(queue = %lane.id, "the worker is given up; restart vnicd to use it again");
-            // A worker that still runs is told to end, and waited for a moment, outside the lock.
+            // It is told to end outside the lock.
             let state = std::mem::replace(&mut *lane.state(), LaneState::Failed);
             if let LaneState::Running(worker, _) = &state {
+                tracing::error!(queue = %lane.id, "the worker is given up; restart vnicd to use it again");
                 // It may have other lanes to go on with.
                 worker.mailbox().release(lane.id);
             }

@@ -42,11 +42,12 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of a frame in `slices`, behind the guest's own header of `skip` bytes.
+    /// Of a frame of `len` bytes in `slices`, behind the guest's own header of `skip` bytes.
+    #[inline]
     #[must_use]
-    pub fn of(slices: &[GuestSlice<'_>], skip: usize) -> Self {
+    pub fn of(slices: &[GuestSlice<'_>], skip: usize, len: usize) -> Self {
         let mut bytes = [0; HEAD_LEN];
-        let len = copy_from_guest(slices, skip, &mut bytes);
+        let len = copy_from_guest(slices, skip, &mut bytes[..len.min(HEAD_LEN)]);
         Self { bytes, len }
     }
 

@@ -5,22 +5,30 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Features, Pair, QueueId};
 use crate::capture::Recorder;
+use crate::guard::Refusal;
 use crate::memory::MemoryTable;
 use crate::mode::{ModeError, Order};
 use crate::record::RingRecord;
 use crate::ring::{RingLog, RingSetup};
+use crate::uplink::Sent;
 
 /// A worker that does not answer within this time is stuck; its device is given up, not the daemon. A fuzzer has a limit
 /// of its own, and what it finds must not depend on how busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(fuzzing) { 3600 } else { 5 });
+
+/// Until when an answer is waited for from now on.
+#[must_use]
+pub fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
 
 /// The eventfds of a ring.
 #[derive(Debug, Default)]
@@ -59,7 +67,8 @@ pub(super) enum Mail {
     Stop,
 }
 
-/// What can be told of a ring or a pair.
+/// What can be told of a ring or a pair. Whatever a front end can cause is answered, and a worker that does not answer is
+/// asked no more: nobody can fill its mailbox.
 #[derive(Debug)]
 pub enum Message {
     /// A ring starts. Answered when it does.
@@ -68,26 +77,40 @@ pub enum Message {
     RingDown(SyncSender<Option<u32>>),
     /// The front end enables or disables a ring, started or not. Answered when packets move, or move no more.
     RingEnable(bool, SyncSender<()>),
-    /// The driver acknowledged features.
-    Features(Features),
+    /// The driver acknowledged features. Answered when they count.
+    Features(Features, SyncSender<()>),
     /// The guest's memory changes. Answered with the table before, when it is no longer used.
     MemoryTable(Arc<MemoryTable>, SyncSender<Arc<MemoryTable>>),
     /// A ring starts or stops marking what it writes. Answered when it does, or when all that it wrote is marked.
     Log(Option<RingLog>, SyncSender<()>),
-    /// A ring's kick fd changes.
-    Kick(Option<OwnedFd>),
-    /// A ring's call fd changes.
-    Call(Option<OwnedFd>),
-    /// A ring's err fd changes.
-    Err(Option<OwnedFd>),
-    /// The network is to learn where the guest with this address is.
-    Announce([u8; 6]),
+    /// A ring's kick fd changes. Answered when it has.
+    Kick(Option<OwnedFd>, SyncSender<()>),
+    /// A ring's call fd changes. Answered when it has.
+    Call(Option<OwnedFd>, SyncSender<()>),
+    /// A ring's err fd changes. Answered when it has.
+    Err(Option<OwnedFd>, SyncSender<()>),
+    /// The network is to learn where the guest with this address is. Answered when it was told, or why it was not.
+    Announce([u8; 6], SyncSender<Result<(), NotSent>>),
     /// The uplink's interface got or lost its carrier.
     Carrier(bool),
     /// What is moved is copied, or no more. Answered with what copied it before.
     Capture(Option<Box<Recorder>>, SyncSender<Option<Box<Recorder>>>),
     /// A mode is ordered. Answered with whether it can be had.
     Mode(Order, SyncSender<Result<(), ModeError>>),
+}
+
+/// Why a frame that was to be sent for the guest was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// The guest may not send it.
+    #[error(transparent)]
+    Filtered(#[from] Refusal),
+    /// The guest has sent as much as it may.
+    #[error("the device's limit is reached")]
+    Held,
+    /// The uplink has not taken it.
+    #[error("the uplink does not take it now ({0:?})")]
+    Uplink(Sent),
 }
 
 /// A worker did not answer.
@@ -158,11 +181,26 @@ impl Mailbox {
     /// # Errors
     /// When the worker does not answer in time.
     pub fn ask<T>(&self, id: QueueId, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, MailboxError> {
+        let question = self.question(id, message);
+        self.answer(&question, deadline())
+    }
+
+    /// Sends a message made with a way to answer. The answer is to be waited for by [`Mailbox::answer`].
+    pub fn question<T>(&self, id: QueueId, message: impl FnOnce(SyncSender<T>) -> Message) -> Receiver<T> {
         let (answer, answered) = sync_channel(1);
         self.send(id, message(answer));
+        answered
+    }
+
+    /// Waits for an answer, until `deadline` at most.
+    ///
+    /// # Errors
+    /// When the worker does not answer in time.
+    pub fn answer<T>(&self, question: &Receiver<T>, deadline: Instant) -> Result<T, MailboxError> {
         // Who has waited in vain once waits no more: the next would wait as long.
-        let patience = if self.is_stuck() { Duration::ZERO } else { PATIENCE };
-        answered.recv_timeout(patience).map_err(|e| match e {
+        let patience =
+            if self.is_stuck() { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+        question.recv_timeout(patience).map_err(|e| match e {
             RecvTimeoutError::Timeout => {
                 self.is_stuck.store(true, Ordering::Relaxed);
                 MailboxError::Timeout

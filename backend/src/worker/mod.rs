@@ -2,6 +2,7 @@
 //!
 //! The rest of the daemon reaches it by [`Message`]s only, and reads its [`PairCounters`].
 
+mod alarm;
 mod clock;
 mod counters;
 mod cycles;
@@ -41,7 +42,7 @@ pub use events::{Listener, ModeEvent, ModeEvents, mode_events};
 pub use gauges::PairGauges;
 pub use guard::Guard;
 pub use id::{DeviceName, Direction, QueueId};
-pub use mailbox::{Mailbox, MailboxError, Message, RingFds, RingStart};
+pub use mailbox::{Mailbox, MailboxError, Message, NotSent, RingFds, RingStart, deadline};
 pub use moderation::{Moderation, Priorities};
 pub use nodes::Nodes;
 pub use pair::{Pair, PairSetup};
@@ -91,6 +92,7 @@ impl WorkerHandle {
                 pin(&own_name, cpu);
             }
             be_on_time(&own_name);
+            alarm::install(&own_name);
             sandbox::confine_worker(&own_name);
             worker.run();
         })?;
@@ -131,16 +133,18 @@ impl WorkerHandle {
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
         self.mailbox.stop();
+        // It was waited for already, if it does not answer.
+        let patience = if self.mailbox.is_stuck() { Duration::ZERO } else { STOP_PATIENCE };
         if let Some(thread) = self.thread.take() {
-            wait_for_end(thread, &self.name);
+            wait_for_end(thread, &self.name, patience);
         }
     }
 }
 
 /// Waits a while until a thread that was told to end does. A front end can stop a worker (memory that is never paged in, an
 /// eventfd made to block), but not the daemon.
-fn wait_for_end(thread: JoinHandle<()>, name: &str) {
-    let deadline = Instant::now() + STOP_PATIENCE;
+fn wait_for_end(thread: JoinHandle<()>, name: &str, patience: Duration) {
+    let deadline = Instant::now() + patience;
     while !thread.is_finished() {
         if Instant::now() > deadline {
             tracing::error!("worker {name} does not end");

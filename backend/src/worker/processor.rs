@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::wakeups::{Interest, Slot, Source, Wakeups};
-use super::{BURST_PACKETS, Pulse, Thread, pin, wait_for_end};
+use super::{BURST_PACKETS, Pulse, STOP_PATIENCE, Thread, pin, wait_for_end};
 use crate::sandbox;
 use crate::uplink::{Piped, Received, Rx, Sent, Tx, Valve, WireRx, WireTx, wire};
 
@@ -73,7 +73,7 @@ impl Drop for ProcessorHandle {
     fn drop(&mut self) {
         self.valve.end();
         if let Some(thread) = self.thread.take() {
-            wait_for_end(thread, &self.name);
+            wait_for_end(thread, &self.name, STOP_PATIENCE);
         }
     }
 }

@@ -4,11 +4,12 @@
 //! is started anew.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::alarm::signal;
 use super::moderation::{Held, Moderation};
 use super::wakeups::{Slot, Source, Wakeups};
 use super::{PairCounters, QueueId, RingFds, RingStart};
@@ -16,6 +17,7 @@ use crate::memory::MemoryTable;
 use crate::mode::Time;
 use crate::record::RingRecord;
 use crate::ring::{Ring, RingError, RingLog, RingSetup, resume, was_served};
+use crate::seldom::Seldom;
 
 /// Where a packed ring starts: at its first entry, first time round (virtio 1.3, 2.8.1).
 const FIRST_PLACE: u16 = 0x8000;
@@ -29,6 +31,8 @@ pub(super) struct Queue {
     /// Whether it was enabled at any time since it was started.
     was_enabled: bool,
     broken: Option<Broken>,
+    /// A front end held up the worker by it: it is served no more.
+    is_banned: bool,
     log: Option<RingLog>,
     record: Option<RingRecord>,
     fds: RingFds,
@@ -37,6 +41,8 @@ pub(super) struct Queue {
     /// The place of its pair in the worker.
     pub(super) slot: Slot,
     counters: Arc<PairCounters>,
+    /// Its driver may break it as often as it likes.
+    news: Seldom,
 }
 
 /// A ring that the driver broke, or whose memory went away.
@@ -57,12 +63,14 @@ impl Queue {
             enabled: false,
             was_enabled: false,
             broken: None,
+            is_banned: false,
             log: None,
             record: None,
             fds: RingFds::default(),
             held: Held::default(),
             slot: Slot::default(),
             counters,
+            news: Seldom::default(),
         }
     }
 
@@ -91,8 +99,11 @@ impl Queue {
     pub(super) fn up(&mut self, memory: &Arc<MemoryTable>, start: RingStart, fds: RingFds, wakeups: &Wakeups) {
         self.down(wakeups);
         self.was_enabled = self.enabled;
-        self.set_err(fds.err);
         let RingStart { setup, base, log, record } = start;
+        if self.is_banned {
+            return self.mark_broken(&RingError::EventfdBlocks, base, setup);
+        }
+        self.set_err(fds.err);
         let resumed = record.as_ref().and_then(|record| resume(memory, &setup, record, base, log.as_ref()));
         if let Some(record) = &record {
             record.set_told(base);
@@ -140,6 +151,8 @@ impl Queue {
         {
             self.broken = None;
             let kick = self.fds.kick.take();
+            // It is waited for still, if its worker has not slept since.
+            kick.iter().for_each(|kick| wakeups.remove(kick));
             self.set_kick(kick, wakeups);
             tracing::info!(queue = %self.id, "ring goes on in other memory");
         }
@@ -184,7 +197,7 @@ impl Queue {
     /// Changes the call fd. A call may have gone to the one before, or to another daemon's, and been lost: the driver
     /// is called once more, unless it polls.
     pub(super) fn set_call(&mut self, call: Option<OwnedFd>) {
-        self.fds.call = call.filter(|fd| self.never_blocks("call", fd));
+        self.fds.call = call.filter(|fd| !self.is_banned && self.never_blocks("call", fd));
         if self.ring.as_mut().is_some_and(|ring| {
             ring.forget_calls();
             ring.used_any() && ring.needs_call()
@@ -194,10 +207,11 @@ impl Queue {
     }
 
     pub(super) fn set_err(&mut self, err: Option<OwnedFd>) {
-        self.fds.err = err.filter(|fd| self.never_blocks("err", fd));
+        self.fds.err = err.filter(|fd| !self.is_banned && self.never_blocks("err", fd));
     }
 
-    /// A worker never blocks: not on a front end that lets its eventfd run full either.
+    /// A worker never blocks: not on a front end that lets its eventfd run full either. One that has it block again is found
+    /// out by the first write that waits.
     fn never_blocks(&self, which: &str, fd: &OwnedFd) -> bool {
         let done = rustix::fs::fcntl_getfl(fd).and_then(|f| rustix::fs::fcntl_setfl(fd, f | OFlags::NONBLOCK));
         done.map_err(io::Error::from).inspect_err(|e| self.complain(which, "cannot be used", e)).is_ok()
@@ -261,10 +275,22 @@ impl Queue {
         self.held.due(settings)
     }
 
-    fn call(&self) {
-        if let Some(call) = &self.fds.call {
-            signal(call);
+    fn call(&mut self) {
+        let Some(call) = &self.fds.call else { return };
+        if signal(call) {
             self.counters.calls.add(1);
+        } else {
+            self.ban();
+        }
+    }
+
+    /// Does nothing more for a front end that held up the worker.
+    #[cold]
+    fn ban(&mut self) {
+        self.is_banned = true;
+        (self.fds.call, self.fds.err) = (None, None);
+        if let Some(ring) = self.ring.take() {
+            self.mark_broken(&RingError::EventfdBlocks, ring.base(), *ring.setup());
         }
     }
 
@@ -283,14 +309,11 @@ impl Queue {
         let waits_for_memory = matches!(error, RingError::Memory(_)).then_some(setup);
         self.broken = Some(Broken { base, waits_for_memory });
         self.counters.rings_broken.add(1);
-        tracing::error!(queue = %self.id, "ring stopped until the driver resets it: {error}");
-        if let Some(err) = &self.fds.err {
-            signal(err);
+        self.news.tell(|left_out| {
+            tracing::error!(queue = %self.id, left_out, "ring stopped until the driver resets it: {error}");
+        });
+        if self.fds.err.as_ref().is_some_and(|err| !signal(err)) {
+            self.ban();
         }
     }
-}
-
-fn signal(eventfd: impl AsFd) {
-    // It fails when the counter is full (the other side has not looked yet) or the front end passed no eventfd.
-    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }

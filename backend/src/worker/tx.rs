@@ -7,7 +7,7 @@ use super::guard::Budget;
 use super::moved::Moved;
 use super::queue::Queue;
 use super::shared::{Link, Shared};
-use super::{BURST_PACKETS, Guard, QueueId};
+use super::{BURST_PACKETS, Guard, NotSent, PairCounters, QueueId};
 use crate::capture::Recorder;
 use crate::guard::{Allowance, Filter};
 use crate::memory::{GuestSlice, copy_from_guest, read_twelve};
@@ -73,6 +73,23 @@ impl TxHalf {
     /// Forgets what an earlier burst left: the ring is another.
     pub(super) fn forget_leftover(&mut self) {
         self.sender.leftover = Leftover::default();
+    }
+
+    /// Sends a frame that is not the guest's own, but for which it stands: it is judged and counted as one that is.
+    pub(super) fn send_for_guest(&mut self, frame: &[u8], counters: &PairCounters) -> Result<(), NotSent> {
+        if let Some(filter) = &self.sender.filter {
+            filter.judge(frame).inspect_err(|refusal| counters.of_refusal(*refusal).add(1))?;
+        }
+        if self.budget.allowance(&counters.tx_held).is_none() {
+            return Err(NotSent::Held);
+        }
+        match self.sender.uplink.send_private(&NetHeader::default(), frame) {
+            Sent::Done => {
+                self.budget.moved(1, frame.len() as u64);
+                Ok(())
+            }
+            sent => Err(NotSent::Uplink(sent)),
+        }
     }
 
     /// Moves at most a burst.
@@ -200,10 +217,13 @@ impl Sender {
     #[inline(never)]
     fn filter(&mut self, taken: &Taken, filter: &Filter, shared: &Shared) {
         let Self { frames, heads, leftover, .. } = self;
+        let skip = shared.features.header_len;
         let mut refused = None;
         heads.clear();
         frames.retain(|frame| {
-            let head = Head::of(taken.slices_of(frame.chain.into()), shared.features.header_len);
+            let Some(chain) = taken.chains().get(usize::from(frame.chain)) else { return false };
+            let len = (chain.len as usize).saturating_sub(skip);
+            let head = Head::of(taken.buffers().get(chain.slices()), skip, len);
             let judged = match frame.header.checksum() {
                 None => filter.judge(head.bytes()),
                 Some((start, offset)) => filter.judge_unfinished(head.bytes(), start + offset),

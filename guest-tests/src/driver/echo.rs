@@ -1,5 +1,6 @@
 //! A driver on the uplink `loopback`: every frame that it sends must come back to it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -32,7 +33,12 @@ pub struct Echo {
 impl Echo {
     /// Starts the first queue pair.
     pub fn start(vnicd: &Vnicd) -> Result<Self> {
-        let mut client = Client::start(vnicd.socket(), VERSION_1 | MRG_RXBUF | EVENT_IDX)?;
+        Self::at(vnicd.socket())
+    }
+
+    /// The same of the device at a socket.
+    pub fn at(socket: &Path) -> Result<Self> {
+        let mut client = Client::start(socket, VERSION_1 | MRG_RXBUF | EVENT_IDX)?;
         let (rx, tx) = (client.running_queue(0, 256)?, client.running_queue(1, 256)?);
         let (out, back) = (client.memory.allocate(4096), client.memory.allocate(BUFFER_LEN.into()));
         Ok(Self { client, rx, tx, out, back, rounds: 0 })

@@ -38,6 +38,7 @@ pub(super) fn show_device(text: &mut String, device: &DeviceStatus) {
     if let Some(features) = &device.features {
         *text += &format!("  features: {features}\n");
     }
+    show_counters(text, "  ", &device.front_ends);
     for pair in &device.pairs {
         show_pair(text, pair);
     }
@@ -47,9 +48,14 @@ fn show_pair(text: &mut String, pair: &PairStatus) {
     let ring = |started| if started { "started" } else { "stopped" };
     let mode = format!("{} ({})", pair.mode.mode, pair.mode.reason);
     *text += &format!("  {}: rx {}, tx {}, {mode}\n", pair.id, ring(pair.rx_started), ring(pair.tx_started));
-    let counters = pair.counters.as_object().into_iter().flatten();
-    // Counts of nothing are left out; --json has them.
+    show_counters(text, "    ", &pair.counters);
+}
+
+/// Counts of nothing are left out; --json has them.
+fn show_counters(text: &mut String, indent: &str, counters: &Value) {
+    let counters = counters.as_object().into_iter().flatten();
     for (name, count) in counters.filter(|(_, count)| count.as_u64() != Some(0)) {
-        *text += &format!("    {name:<22} {:>16}\n", count.to_string());
+        let width = 26 - indent.len();
+        *text += &format!("{indent}{name:<width$} {:>16}\n", count.to_string());
     }
 }

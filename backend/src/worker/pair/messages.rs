@@ -1,7 +1,7 @@
 //! What a pair makes of messages, and when its uplink's queue gets frames.
 
 use super::Pair;
-use crate::offload::{NetHeader, rarp};
+use crate::offload::rarp;
 use crate::worker::clock::now;
 use crate::worker::queue::Queue;
 use crate::worker::shared::Link;
@@ -32,7 +32,7 @@ impl Pair {
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
             }
-            Message::Features(features) => {
+            Message::Features(features, answer) => {
                 if features != self.shared.features {
                     self.rx.forget_unfinished();
                     // Taken for the frames of the features before.
@@ -43,6 +43,7 @@ impl Pair {
                     self.detach(wakeups);
                     self.attach_as_needed(wakeups);
                 }
+                let _ = answer.send(());
             }
             Message::MemoryTable(table, answer) => {
                 self.rx.forget_unfinished();
@@ -57,12 +58,20 @@ impl Pair {
                 self.queue(id).set_log(log);
                 let _ = answer.send(());
             }
-            Message::Kick(fd) => self.queue(id).set_kick(fd, wakeups),
-            Message::Call(fd) => self.queue(id).set_call(fd),
-            Message::Err(fd) => self.queue(id).set_err(fd),
-            Message::Announce(mac) => {
-                let sent = self.tx.uplink().send_private(&NetHeader::default(), &rarp(mac));
-                tracing::info!(queue = %self.id(), "announced the guest by RARP: {sent:?}");
+            Message::Kick(fd, answer) => {
+                self.queue(id).set_kick(fd, wakeups);
+                let _ = answer.send(());
+            }
+            Message::Call(fd, answer) => {
+                self.queue(id).set_call(fd);
+                let _ = answer.send(());
+            }
+            Message::Err(fd, answer) => {
+                self.queue(id).set_err(fd);
+                let _ = answer.send(());
+            }
+            Message::Announce(mac, answer) => {
+                let _ = answer.send(self.tx.send_for_guest(&rarp(mac), &self.shared.counters));
             }
             Message::Carrier(carries) => self.shared.set_carrier(carries),
             Message::Capture(recorder, answer) => {

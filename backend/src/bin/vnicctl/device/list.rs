@@ -82,7 +82,15 @@ mod tests {
         let devices = vec![definition("a", 3), definition("b", 9)];
         let configuration = Configuration { file: None, device_dir: None, devices };
         let (name, uplink) = ("a".into(), "tap a".into());
-        let open = DeviceStatus { name, uplink, front_end_pid: Some(7), features: None, pairs: vec![], queue_pairs: 4 };
+        let open = DeviceStatus {
+            name,
+            uplink,
+            front_end_pid: Some(7),
+            features: None,
+            front_ends: Value::Null,
+            pairs: vec![],
+            queue_pairs: 4,
+        };
         let listed = listed(configuration, &Status { version: String::new(), pid: 1, devices: vec![open] });
         let lines = show(&listed);
         let lines: Vec<_> = lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
