@@ -1,6 +1,7 @@
 //! What guests have broken other back ends with, over rings of every format. The ring is stopped with one log line, its
 //! err eventfd and a count, or the packet is dropped or sent; the daemon and the other ring live on each time, and a
-//! restart mends the ring. Tests bear the number of the fault that they come from.
+//! restart mends the ring. Tests bear the number of the fault that they come from; what changes while it is read is in
+//! `hostile_races`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::desc::{INDIRECT, NEXT, WRITE};
 use guest_tests::driver::nic::{FORMATS, INDIRECT_DESC, PACKED};
-use guest_tests::driver::target::{FEATURES, Fate, SIZE, in_each_format, in_each_format_with, while_changing};
+use guest_tests::driver::target::{FEATURES, Fate, SIZE, in_each_format, in_each_format_with};
 use guest_tests::driver::{Client, Desc, GUEST_BASE, Posting, Queue, ScriptedNic, SharedMemory, is_signalled};
 use guest_tests::lab::beside;
 use guest_tests::{NetNs, Vnicd};
@@ -143,32 +144,6 @@ fn cve_2020_10725_a_bad_receive_buffer_in_a_batch() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// CVE-2020-14374, CVE-2020-14375, CVE-2020-14376, CVE-2020-14377, CVE-2020-14378: descriptors that are good at one time
-/// and bad at another.
-#[test]
-fn cve_2020_14374_descriptors_that_change_while_they_are_read() -> Result<()> {
-    in_each_format(|target| {
-        let table = target.nic.client.memory.allocate(4096);
-        let memory = target.nic.client.memory.map.clone();
-        target.nic.tx.write_table(table, &[Desc { next: 1, ..Desc::new(SCRAP, 64, NEXT) }, Desc::new(SCRAP, 600, 0)]);
-        let words = [(SCRAP, 600u32), (END - 300, 600), (u64::MAX, 1), (SCRAP, u32::MAX), (SCRAP, 600), (SCRAP, 20)];
-        let change = |n: u32| {
-            let (address, len) = words[n as usize % words.len()];
-            memory.write_obj(address, GuestAddress(table + 16)).expect("it is shared");
-            memory.write_obj(len, GuestAddress(table + 24)).expect("it is shared");
-        };
-        while_changing(change, || {
-            let mut fates = [0, 0];
-            for _ in 0..200 {
-                let fate = target.attack(1, |tx| add(tx, &[Desc::new(table, 32, INDIRECT)]))?;
-                fates[usize::from(fate == Fate::Broken)] += 1;
-            }
-            eprintln!("{fates:?} used and broken");
-            Ok(())
-        })
-    })
 }
 
 /// Indirect tables of a wrong length, too long, nested, in chains (libvhost-user 85805ee887).
