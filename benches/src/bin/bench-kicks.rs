@@ -1,5 +1,5 @@
 //! What a device loses when its neighbour's driver kicks without end: packets a second beside a neighbour that floods, and
-//! beside one that is as busy and does not, in turn. `make bench-kicks` runs it.
+//! beside one that is as busy and does not, in turn. `make bench-kicks` runs it. It fails when a device keeps too little.
 
 #![forbid(unsafe_code)]
 
@@ -96,5 +96,7 @@ fn bench(options: &Options) -> Result<()> {
     println!("\n{}", report.table());
     let claims = CASES.map(|(name, ..)| Claim::new(name, report.ratio(name), Bound::AtLeast(LEAST)));
     println!("{}", claim::table("a device keeps of its rate", &claims));
+    let failed = claims.iter().filter(|claim| claim.holds() != Some(true)).count();
+    ensure!(failed == 0, "{failed} of {} claims do not hold", claims.len());
     Ok(())
 }
