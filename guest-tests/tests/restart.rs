@@ -5,90 +5,23 @@
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use guest_tests::driver::nic::{EVENT_IDX, FORMATS, MRG_RXBUF, VERSION_1};
-use guest_tests::driver::{Client, Going, Numbered, NumberedPair, Posting, ScriptedNic};
+use guest_tests::driver::nic::{FORMATS, PACKED};
+use guest_tests::driver::rig::{FEATURES, Rig, Role};
+use guest_tests::driver::{Going, NumberedPair, Posting, ScriptedNic};
 use guest_tests::lab::{beside, eventually};
-use guest_tests::{NetNs, Vnicd};
-use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
-const FEATURES: u64 = VERSION_1 | MRG_RXBUF | EVENT_IDX;
 const PATIENCE: Duration = Duration::from_secs(20);
-const SIZE: u16 = 256;
 /// Frames on their way at a time.
 const AHEAD: u64 = 64;
 
 fn times(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).ok().and_then(|times| times.parse().ok()).unwrap_or(otherwise)
-}
-
-/// Who connects to whom.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Role {
-    Server,
-    Client,
-}
-
-/// Where daemons come and go.
-struct Rig {
-    ns: NetNs,
-    dir: TempDir,
-    role: Role,
-    listener: Option<UnixListener>,
-    pairs: usize,
-    uplink: &'static str,
-}
-
-impl Rig {
-    fn new(role: Role, pairs: usize, uplink: &'static str) -> Result<Self> {
-        let (ns, dir) = (NetNs::new()?, tempfile::tempdir()?);
-        ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-        let path = dir.path().join("vhost.sock");
-        let listener = (role == Role::Client).then(|| UnixListener::bind(path)).transpose()?;
-        if let Some(listener) = &listener {
-            listener.set_nonblocking(true)?;
-        }
-        Ok(Self { ns, dir, role, listener, pairs, uplink })
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("vhost.sock")
-    }
-
-    fn daemon(&self, args: &[&str]) -> Result<Vnicd> {
-        let vnicd = Vnicd::builder(&self.ns).uplink(self.uplink).socket_path(self.socket()).args(args.to_vec());
-        let vnicd = vnicd.arg("--queue-pairs").arg(self.pairs.to_string());
-        let vnicd = vnicd.arg("--state-dir").arg(self.dir.path());
-        if self.role == Role::Client { vnicd.client() } else { vnicd }.start()
-    }
-
-    fn connection(&self) -> Result<UnixStream> {
-        let Some(listener) = &self.listener else { return Ok(UnixStream::connect(self.socket())?) };
-        let mut stream = None;
-        eventually("vnicd connects", || {
-            stream = listener.accept().ok();
-            Ok(stream.is_some())
-        })?;
-        let (stream, _) = stream.context("no connection")?;
-        stream.set_nonblocking(false)?;
-        Ok(stream)
-    }
-
-    fn driver(&self, format: u64) -> Result<Numbered> {
-        let mut client = Client::from_stream(self.connection()?)?;
-        client.negotiate(FEATURES | format)?;
-        client.share_memory()?;
-        let pair = |pair| NumberedPair::start(&mut client, pair, SIZE, SIZE / 2);
-        let pairs = (0..self.pairs).map(pair).collect::<Result<_>>()?;
-        Ok(Numbered { client, pairs })
-    }
 }
 
 /// Does `work` while frames go round on all pairs.
@@ -242,10 +175,10 @@ fn an_orderly_end_of_a_pipeline_loses_and_repeats_nothing() -> Result<()> {
 }
 
 /// The front end loses its connection under load and comes back, over and over: nothing grows.
-fn comes_back(format: u64, pairs: usize) -> Result<()> {
+fn comes_back(role: Role, format: u64, pairs: usize) -> Result<()> {
     /// Room for what the allocator keeps.
     const SLACK: u64 = 1 << 20;
-    let rig = Rig::new(Role::Server, pairs, "loopback")?;
+    let rig = Rig::new(role, pairs, "loopback")?;
     let vnicd = rig.daemon(&[])?;
     let mut driver = rig.driver(format)?;
     let mut first = None;
@@ -263,6 +196,7 @@ fn comes_back(format: u64, pairs: usize) -> Result<()> {
             pair.exchange(1, u64::MAX, PATIENCE).with_context(|| format!("round {round}"))?;
         }
         if round == reconnects / 5 {
+            vnicd.settled_fds()?;
             first = Some(vnicd.usage()?);
         }
     }
@@ -274,7 +208,7 @@ fn comes_back(format: u64, pairs: usize) -> Result<()> {
     .with_context(|| format!("{first:?}, now {:?}", vnicd.usage()))?;
     let (before, after) = (first.rss_private_bytes, last.rss_private_bytes);
     println!(
-        "{reconnects} reconnects, {pairs} pairs: {} fds, {} threads, {before} and {after} bytes of private memory",
+        "{reconnects} reconnects, {pairs} pairs, {role:?}: {} fds, {} threads, {before} and {after} bytes of private memory",
         last.fds,
         last.threads.len()
     );
@@ -283,10 +217,23 @@ fn comes_back(format: u64, pairs: usize) -> Result<()> {
     Ok(())
 }
 
+/// In each format with one pair, and with four in those formats that lie otherwise in memory.
+fn comes_back_in_each_format(role: Role) -> Result<()> {
+    let one = FORMATS.into_iter().map(|(name, format)| (name, format, 1));
+    let four = [("split", 0, 4), ("packed", PACKED, 4)];
+    one.chain(four).try_for_each(|(name, format, pairs)| {
+        comes_back(role, format, pairs).with_context(|| format!("{name}, {pairs} pairs, {role:?}"))
+    })
+}
+
 #[test]
 fn a_front_end_that_comes_back_finds_its_rings_and_nothing_grows() -> Result<()> {
-    FORMATS.into_iter().try_for_each(|(name, format)| comes_back(format, 1).with_context(|| name.to_owned()))?;
-    comes_back(0, 4)
+    comes_back_in_each_format(Role::Server)
+}
+
+#[test]
+fn a_front_end_that_is_connected_to_again_finds_its_rings_and_nothing_grows() -> Result<()> {
+    comes_back_in_each_format(Role::Client)
 }
 
 /// A file is for one daemon, and a directory for its user; each error says what to do.

@@ -15,6 +15,7 @@ pub mod nic;
 mod numbered;
 mod packed;
 mod queue;
+pub mod rig;
 mod split;
 pub mod target;
 #[cfg(test)]
