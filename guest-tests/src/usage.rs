@@ -74,6 +74,19 @@ impl Usage {
         })
     }
 
+    /// How many descriptors a process has open when it closes and opens no more of them.
+    pub fn settled_fds(pid: u32) -> Result<usize> {
+        let mut last = usize::MAX;
+        loop {
+            let now = Self::of(pid)?.fds;
+            if now == last {
+                return Ok(now);
+            }
+            last = now;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The threads whose names begin with `prefix`.
     pub fn threads_named<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Thread> {
         self.threads.iter().filter(move |thread| thread.name.starts_with(prefix))

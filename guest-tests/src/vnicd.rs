@@ -156,15 +156,7 @@ impl Vnicd {
 
     /// How many file descriptors it has when it closes no more of them.
     pub fn settled_fds(&self) -> Result<usize> {
-        let mut last = usize::MAX;
-        loop {
-            let now = self.usage()?.fds;
-            if now == last {
-                return Ok(now);
-            }
-            last = now;
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        Usage::settled_fds(self.pid())
     }
 
     /// SIGTERM, then SIGKILL if need be; how it ended.

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use guest_tests::driver::dirty_log::LOG_ALL;
 use guest_tests::driver::nic::{EVENT_IDX, FORMATS, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Client, DirtyLog, GUEST_BASE, Posting, ScriptedNic};
-use guest_tests::{NetNs, Vnicd};
+use guest_tests::lab::eventually;
+use guest_tests::{Configured, NetNs, Usage, Vnicd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 const FEATURES: u64 = VERSION_1 | MRG_RXBUF | EVENT_IDX;
@@ -45,6 +46,11 @@ fn serves(ns: &NetNs, vnicd: &Vnicd) -> Result<()> {
 /// Whether a message is refused: by its answer or by the end of the connection.
 fn is_refused(client: &Client, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool> {
     client.send(request, VERSION | NEED_REPLY, body, fds)?;
+    refuses(client)
+}
+
+/// Whether the message that was sent last is refused.
+fn refuses(client: &Client) -> Result<bool> {
     Ok(client.reply()?.is_none_or(|reply| reply.value().is_some_and(|value| value != 0)))
 }
 
@@ -121,6 +127,45 @@ fn cve_2020_10726_2021_3839_2022_0669_2020_10724_requests_of_other_devices() -> 
     let after = vnicd.idle_fds(connections)?;
     ensure!(after == before, "{before} file descriptors before, {after} after");
     serves(&ns, &vnicd)
+}
+
+/// CVE-2021-3839 and CVE-2022-0669 again: a thousand of those, which leave nothing behind. A refusal costs its connection a
+/// pause, so several devices are asked at a time.
+#[test]
+fn cve_2021_3839_2022_0669_a_thousand_requests_for_a_log_that_there_is_not() -> Result<()> {
+    const GET_INFLIGHT_FD: u32 = 31;
+    const DEVICES: usize = 8;
+    const ROUNDS: usize = 125;
+    let ns = NetNs::new()?;
+    let device = |n| format!("[[device]]\nname = 'd{n}'\nsocket-path = 'DIR/d{n}'\nuplink = 'discard'\n");
+    let names: Vec<_> = (0..DEVICES).map(|n| format!("d{n}")).collect();
+    let sockets: Vec<_> = names.iter().map(String::as_str).collect();
+    let vnicd = Configured::start(&ns, &(0..DEVICES).map(device).collect::<String>(), &sockets)?;
+    let log = memfd(8192)?;
+    let fds = [log.as_fd(); 8];
+    let gone = || vnicd.process().lines().all().iter().filter(|line| line.contains("front end gone")).count();
+    // Each device has served before what is open is counted.
+    sockets.iter().try_for_each(|name| Client::start(&vnicd.path(name), FEATURES).map(drop))?;
+    eventually("the front ends are let go of", || Ok(gone() == DEVICES))?;
+    let before = Usage::settled_fds(vnicd.process().pid())?;
+    let open = || Usage::of(vnicd.process().pid()).map(|usage| usage.fds);
+    for round in 0..ROUNDS {
+        let (size, offset, queues) =
+            [(8192, 0, 0x0001_0001), (u64::MAX, u64::MAX, u64::MAX), (0, 0, 0xffff_ffff)][round % 3];
+        let ask = |name: &&str| -> Result<Client> {
+            let client = Client::start(&vnicd.path(name), FEATURES)?;
+            let body = words(&[size, offset, queues]);
+            client.send(GET_INFLIGHT_FD, VERSION | NEED_REPLY, &body, &fds[..round % 9])?;
+            Ok(client)
+        };
+        let clients = sockets.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        for client in &clients {
+            ensure!(refuses(client)?, "the request was accepted in round {round}");
+        }
+        eventually("as many file descriptors as before", || Ok(open()? == before))
+            .with_context(|| format!("{before} before, {:?} in round {round}", open()))?;
+    }
+    Ok(())
 }
 
 /// CVE-2020-10722: sizes and offsets whose sum wraps around, that the file does not have, or that cannot be mapped.
