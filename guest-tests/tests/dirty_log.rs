@@ -27,30 +27,34 @@ const HOST: ([u8; 4], u16) = ([10, 77, 0, 1], 7);
 /// Entries of a ring: a split one's used index and what is used last lie in different pages, and so do the first and the
 /// last descriptors of a packed one.
 const SPLIT_SIZE: u16 = 2048;
-const PACKED_SIZE: u16 = 300;
-/// Buffers of a receive ring, and the bytes of each: it starts in the midst of a page and ends in the next.
+const PACKED_SIZE: u16 = 350;
+/// Buffers of a receive ring.
 const BUFFERS: u64 = 20;
-const BUFFER: (u64, u32) = (3000, 2100);
+
+/// The pieces of a buffer: where each lies, and its bytes.
+type Pieces = Vec<(u64, u32)>;
 
 /// A queue pair of the guest's.
 struct Pair {
     rx: Queue,
     tx: Queue,
-    posted: BTreeMap<u16, u64>,
+    posted: BTreeMap<u16, Pieces>,
     tx_buffer: u64,
+    /// Descriptors of a chain.
+    chain: usize,
 }
 
 /// A guest on a TAP whose host sends back each datagram.
 struct Guest {
     client: Client,
     pairs: Vec<Pair>,
-    buffers: Vec<u64>,
+    buffers: Vec<Pieces>,
     host_mac: Mac,
     sent: u64,
 }
 
 impl Guest {
-    fn start(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<Self> {
+    fn start(ns: &NetNs, vnicd: &Vnicd, pairs: usize, chain: usize, format: u64) -> Result<Self> {
         ns.sh("ip addr replace 10.77.0.1/24 dev tap0 && ip link set tap0 mtu 9000 up")?;
         ns.sh("ip neigh replace 10.77.0.2 lladdr 02:00:00:00:00:77 dev tap0")?;
         let host_mac = frames::mac(&ns.sh("cat /sys/class/net/tap0/address")?).context("tap0 has no MAC address")?;
@@ -60,11 +64,11 @@ impl Guest {
         for pair in 0..pairs {
             let (rx, tx) = (client.running_queue(2 * pair, size)?, client.running_queue(2 * pair + 1, size)?);
             let tx_buffer = client.memory.allocate(64 << 10);
-            let mut pair = Pair { rx, tx, posted: BTreeMap::new(), tx_buffer };
+            let mut pair = Pair { rx, tx, posted: BTreeMap::new(), tx_buffer, chain };
             for _ in 0..BUFFERS {
-                let at = client.memory.allocate(2 * PAGE) + BUFFER.0;
-                buffers.push(at);
-                pair.post(at)?;
+                let pieces = pieces(client.memory.allocate((chain as u64 + 1) * PAGE), chain);
+                buffers.push(pieces.clone());
+                pair.post(pieces)?;
             }
             all.push(pair);
         }
@@ -87,7 +91,11 @@ impl Guest {
                 let frame = frames::udp(GUEST_MAC, self.host_mac, (GUEST, 9000 + index as u16), HOST, &payload);
                 let at = pair.tx_buffer + n * 2 * PAGE;
                 memory.write_slice(&[&[0; 12], &frame[..]].concat(), GuestAddress(at))?;
-                pair.tx.add(&[(at, 20), (at + 20, frame.len() as u32 - 8)], false).context("the ring is full")?;
+                // The last piece has all behind the first 60 bytes, which the others share.
+                let step = 60 / (pair.chain as u32 - 1);
+                let mut chain: Pieces = (0..60).step_by(step as usize).map(|from| (at + from, step)).collect();
+                chain.push((at + 60, 12 + frame.len() as u32 - 60));
+                pair.tx.add(&chain, false).context("the ring is full")?;
                 missing.insert(payload);
             }
             pair.tx.kick()?;
@@ -109,12 +117,9 @@ impl Guest {
 }
 
 impl Pair {
-    fn post(&mut self, at: u64) -> Result<()> {
-        // In two pieces, the second one from the page's end on.
-        let first = (PAGE - at % PAGE) as u32;
-        let pieces = [(at, first), (at + u64::from(first), BUFFER.1 - first)];
+    fn post(&mut self, pieces: Pieces) -> Result<()> {
         let id = self.rx.add(&pieces, true).context("the ring is full")?;
-        self.posted.insert(id, at);
+        self.posted.insert(id, pieces);
         self.rx.kick().map(drop)
     }
 
@@ -123,21 +128,35 @@ impl Pair {
         let Some(mut used) = self.rx.take_used() else { return Ok(None) };
         let (mut bytes, mut left) = (Vec::new(), 1);
         while left > 0 {
-            let at = self.posted.remove(&used.0).context("the device used a buffer that was not posted")?;
-            let mut piece = vec![0; used.1.min(BUFFER.1) as usize];
-            memory.read_slice(&mut piece, GuestAddress(at))?;
-            self.post(at)?;
+            let pieces = self.posted.remove(&used.0).context("the device used a buffer that was not posted")?;
+            let mut buffer = Vec::new();
+            for (at, len) in &pieces {
+                let mut piece = vec![0; *len as usize];
+                memory.read_slice(&mut piece, GuestAddress(*at))?;
+                buffer.extend(piece);
+            }
+            buffer.truncate(used.1 as usize);
+            self.post(pieces)?;
             left -= 1;
             if bytes.is_empty() {
-                left = u16::from_le_bytes([piece[10], piece[11]]) - 1;
+                left = u16::from_le_bytes([buffer[10], buffer[11]]) - 1;
             }
-            bytes.extend(piece);
+            bytes.extend(buffer);
             if left > 0 {
                 used = self.rx.wait_used(PATIENCE)?;
             }
         }
         Ok(Some(bytes.split_off(12)))
     }
+}
+
+/// A buffer in memory from `at` on, in so many pieces: two meet where a page ends; of more, each starts in the midst of a
+/// page and ends in the next.
+fn pieces(at: u64, chain: usize) -> Pieces {
+    if chain == 2 {
+        return vec![(at + 3000, 1096), (at + PAGE, 1004)];
+    }
+    (0..chain as u64).map(|n| (at + n * PAGE + 4000, 2112 / chain as u32)).collect()
 }
 
 /// Sends back what comes, until it is told to stop.
@@ -194,8 +213,8 @@ fn pages(at: u64, len: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Migrates a running guest.
-fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
-    let mut guest = Guest::start(ns, vnicd, pairs, format)?;
+fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, chain: usize, format: u64) -> Result<()> {
+    let mut guest = Guest::start(ns, vnicd, pairs, chain, format)?;
     let (memory, size) = (guest.client.memory.map.clone(), guest.client.memory.size);
     // The second half of a file, where an offset is heeded.
     let log = DirtyLog::new(GUEST_BASE + size, if pairs == 1 { 0 } else { 2 * PAGE })?;
@@ -229,15 +248,16 @@ fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
     let front = &guest.client.front;
     guest.queues().try_for_each(|queue| front.get_vring_base(queue.index).map(drop))?;
     copy.catch_up(&memory, &log)?;
-    for at in &guest.buffers {
-        copy.has(&memory, *at, BUFFER.1.into()).context("a receive buffer")?;
+    for (at, len) in guest.buffers.iter().flatten() {
+        copy.has(&memory, *at, (*len).into()).context("a receive buffer")?;
     }
     for (at, len) in guest.queues().flat_map(Queue::device_written) {
         copy.has(&memory, at, len).context("a ring")?;
     }
 
     // Nothing is marked but what the device may write.
-    let mut allowed: BTreeSet<u64> = guest.buffers.iter().flat_map(|at| pages(*at, BUFFER.1.into())).collect();
+    let buffers = guest.buffers.iter().flatten();
+    let mut allowed: BTreeSet<u64> = buffers.flat_map(|(at, len)| pages(*at, (*len).into())).collect();
     for queue in guest.queues() {
         let used = if queue.format().packed { 4 } else { 6 + 8 * u64::from(queue.size) };
         allowed.extend(pages(queue.layout.used, used));
@@ -264,7 +284,7 @@ fn migrate(ns: &NetNs, vnicd: &Vnicd, pairs: usize, format: u64) -> Result<()> {
     Ok(())
 }
 
-fn migrate_with(pairs: usize, mode: &str) -> Result<()> {
+fn migrate_with(pairs: usize, chain: usize, mode: &str) -> Result<()> {
     let ns = NetNs::new()?;
     ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     let vnicd = Vnicd::builder(&ns).args([format!("--queue-pairs={pairs}"), format!("--mode={mode}")]).start()?;
@@ -273,7 +293,8 @@ fn migrate_with(pairs: usize, mode: &str) -> Result<()> {
     beside(
         |stop| echo(&ns, stop),
         || {
-            let migrate = |(name, format)| migrate(&ns, &vnicd, pairs, format).with_context(|| String::from(name));
+            let migrate =
+                |(name, format)| migrate(&ns, &vnicd, pairs, chain, format).with_context(|| String::from(name));
             FORMATS.into_iter().try_for_each(migrate)
         },
     )
@@ -282,10 +303,16 @@ fn migrate_with(pairs: usize, mode: &str) -> Result<()> {
 #[test]
 fn a_copy_made_by_the_marks_has_what_the_device_wrote() -> Result<()> {
     // One that sleeps often writes often when it wants to be kicked, too.
-    migrate_with(1, "interrupt")
+    migrate_with(1, 2, "interrupt")
 }
 
 #[test]
 fn four_pairs_mark_what_they_write() -> Result<()> {
-    migrate_with(4, "auto")
+    migrate_with(4, 2, "auto")
+}
+
+#[test]
+fn every_piece_of_a_long_chain_is_marked() -> Result<()> {
+    migrate_with(1, 16, "auto")?;
+    migrate_with(4, 16, "auto")
 }
