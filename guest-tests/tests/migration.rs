@@ -73,6 +73,8 @@ fn migrates(qemu: Qemu, pairs: u16, properties: &str) -> Result<()> {
     }
     let [to_host, to_guest] = streams.finish(&guest)?;
     guest.run_ok(&format!("ping -c 2 -i 0.2 -W 5 {HOST}"))?;
+    let complaints = guest.complaints()?;
+    ensure!(complaints.is_empty(), "the guest's kernel says: {complaints}");
     for vnicd in &rig.daemons {
         ensure!(!vnicd.log().iter().any(|line| line.contains("ERROR")), "{}", vnicd.log().join("\n"));
     }

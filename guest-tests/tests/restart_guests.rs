@@ -51,6 +51,13 @@ impl Rig {
     }
 }
 
+/// Its kernel has seen nothing wrong.
+fn has_no_complaints(guest: &Guest) -> Result<()> {
+    let complaints = guest.complaints()?;
+    ensure!(complaints.is_empty(), "the guest's kernel says: {complaints}");
+    Ok(())
+}
+
 fn survives(qemu: Qemu, is_client: bool, pairs: u16, is_packed: bool) -> Result<()> {
     let restarts = std::env::var("RESTARTS").ok().and_then(|times| times.parse().ok()).unwrap_or(3);
     let rig = Rig::new(is_client, pairs)?;
@@ -74,6 +81,7 @@ fn survives(qemu: Qemu, is_client: bool, pairs: u16, is_packed: bool) -> Result<
     }
     let carried = streams.finish(&guest)?;
     guest.run_ok(&format!("ping -c 2 -i 0.2 -W 5 {HOST}"))?;
+    has_no_complaints(&guest)?;
     for times in [&mut frame, &mut both] {
         times.sort();
     }
@@ -144,5 +152,6 @@ fn a_guest_that_boots_without_a_daemon_begins_anew() -> Result<()> {
     })?;
     let streams = Streams::start(&rig.ns, "tap0", &guest, [HOST, GUEST], None)?;
     streams.wait_moved(streams.carried()?, 4 << 20)?;
-    streams.finish(&guest).map(drop)
+    streams.finish(&guest)?;
+    has_no_complaints(&guest)
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -37,6 +37,8 @@ use qmp::Qmp;
 
 /// How long [`Guest::run`] waits.
 pub const RUN: Duration = Duration::from_secs(30);
+/// What a kernel says when a device breaks the rules, or it breaks itself.
+const COMPLAINTS: &str = "is not a head|out of range|unexpected|Oops|kernel BUG|Bad page|Out of memory";
 
 /// A running guest; QEMU is killed when this value is dropped.
 #[derive(Debug)]
@@ -81,6 +83,13 @@ impl Guest {
     /// Runs a shell line that must succeed, and returns what it printed.
     pub fn run_ok(&self, line: &str) -> Result<String> {
         self.run(line)?.ok(line).map_err(|error| self.explain(error))
+    }
+
+    /// What its kernel complains of, line by line, since it booted; nothing if all is well.
+    pub fn complaints(&self) -> Result<String> {
+        let found = self.run(&format!("dmesg | grep -E '{COMPLAINTS}'"))?;
+        ensure!(found.status <= 1, "dmesg does not tell: {found:?}");
+        Ok(found.stdout)
     }
 
     /// Starts a shell line in the background.

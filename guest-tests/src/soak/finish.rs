@@ -132,7 +132,7 @@ fn told_by_guest(vm: &Vm, report: &mut Report) -> Result<()> {
     let memory = vm.memory()?;
     report.zero("pages of guests changed", memory.wrong);
     report.moved(format!("memory of {}", vm.name), format!("{} pages checked {} times", memory.pages, memory.rounds));
-    let complaints = vm.complaints()?;
+    let complaints = vm.guest()?.complaints()?;
     report.zero("complaints of guests' kernels", complaints.lines().count() as u64);
     if !complaints.is_empty() {
         report.fault(format!("guest {} says: {complaints}", vm.name));

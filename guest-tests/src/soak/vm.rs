@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::line::{OVER, Place, STOP};
@@ -16,8 +16,6 @@ use crate::{Kernel, Qemu};
 const RECONNECT: Duration = Duration::from_millis(100);
 /// What the guest checks of its memory, in MiB, and how long it rests between two rounds.
 const CHECKED: &str = "memory 4 /tmp/soak.over 50";
-/// What the kernel says when a device breaks the rules, or it breaks itself.
-const COMPLAINTS: &str = "is not a head|out of range|unexpected|Oops|kernel BUG|Bad page|Out of memory";
 
 /// A guest.
 #[derive(Debug)]
@@ -165,13 +163,6 @@ impl Vm {
     /// Runs a shell line.
     pub(super) fn run(&self, line: &str) -> Result<()> {
         self.guest()?.run_ok(line).map(drop)
-    }
-
-    /// What is wrong with it: what its kernel complains of.
-    pub(super) fn complaints(&self) -> Result<String> {
-        let found = self.guest()?.run(&format!("dmesg | grep -E '{COMPLAINTS}'"))?;
-        ensure!(found.status <= 1, "dmesg does not tell: {found:?}");
-        Ok(found.stdout)
     }
 
     /// Waits for what it says of its memory once [`OVER`] is there.
