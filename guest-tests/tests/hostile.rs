@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Client, GUEST_BASE, Posting, ScriptedNic, SharedMemory, is_signalled};
+use guest_tests::lab::eventually;
 use guest_tests::{NetNs, Vnicd};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
 use vhost::vhost_user::VhostUserFrontend;
@@ -194,6 +195,28 @@ fn no_frame_of_before_reaches_the_next_front_end() -> Result<()> {
         nic.exchange(b"for the second").with_context(|| format!("{pairs} pairs: a stale frame"))?;
     }
     Ok(())
+}
+
+/// A queue of a macvtap keeps what came to it, even while it is detached.
+#[test]
+fn no_frame_of_before_reaches_the_next_front_end_over_a_macvtap() -> Result<()> {
+    let ns = NetNs::new()?;
+    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    ns.sh("ip link add up0 type veth peer name tap0 && ip link set tap0 up && ip link set up0 up")?;
+    ns.sh("ip link add link up0 name mv0 address 02:00:00:00:00:77 type macvtap mode bridge")?;
+    let vnicd = Vnicd::builder(&ns).uplink("macvtap=mv0").arg("--queue-pairs=1").start()?;
+    let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, Posting { count: 1, len: 2048 })?;
+    nic.exchange(b"for the first")?;
+    // It has no more buffers.
+    let before = ns.counters("mv0")?.rx_packets;
+    for n in 0..20u8 {
+        nic.host_sends(&[n; 32])?;
+    }
+    eventually("all of them are queued", || Ok(ns.counters("mv0")?.rx_packets >= before + 20))?;
+    drop(nic);
+    vnicd.wait_for_line("front end gone", PATIENCE)?;
+    let mut nic = ScriptedNic::start(&ns, &vnicd, FEATURES, 256, SOME)?;
+    nic.exchange(b"for the second").context("a stale frame").map(drop)
 }
 
 #[test]
