@@ -1,7 +1,7 @@
 //! What a hostile or broken guest or front end must not achieve: to stop a device for good, to make the daemon die, grow
 //! or spin, or to see another guest's packets.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,9 @@ use guest_tests::driver::nic::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use guest_tests::driver::{Client, GUEST_BASE, Posting, ScriptedNic, SharedMemory, is_signalled};
 use guest_tests::lab::eventually;
 use guest_tests::{NetNs, Vnicd};
-use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
-use vmm_sys_util::eventfd::EventFd;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SET_VRING_ENABLE: u32 = 18;
@@ -90,47 +89,6 @@ fn the_base_of_a_ring_in_removed_memory_is_known() -> Result<()> {
     let base = nic.client.front.get_vring_base(1)?;
     ensure!(base == 2, "base {base} after two packets");
     Ok(())
-}
-
-/// A call eventfd whose O_NONBLOCK is taken off again and which is full.
-#[test]
-fn a_call_fd_that_blocks_does_not_keep_the_daemon_from_ending() -> Result<()> {
-    let (ns, vnicd) = host(1)?;
-    let mut nic = ScriptedNic::start(&ns, &vnicd, VERSION_1 | MRG_RXBUF, 256, SOME)?;
-    nic.send(b"before", 1)?;
-    let call = nic.tx.call.try_clone()?;
-    let flags = fcntl_getfl(as_fd(&call))?;
-    ensure!(flags.contains(OFlags::NONBLOCK), "the daemon keeps the call fd from blocking");
-    // Filled while a write to a full one fails: how far the calls so far have filled it is not known.
-    for power in (0..u64::BITS).rev() {
-        while call.write(1 << power).is_ok() {}
-    }
-    fcntl_setfl(as_fd(&call), flags - OFlags::NONBLOCK)?;
-    let frame = nic.frame(b"blocks")?;
-    let at = nic.client.memory.allocate(4096);
-    vm_memory::Bytes::write_slice(
-        &nic.client.memory.map,
-        &[&[0; 12][..], &frame].concat(),
-        vm_memory::GuestAddress(at),
-    )?;
-    nic.tx.add(&[(at, frame.len() as u32 + 12)], false);
-    nic.tx.kick.write(1)?;
-    nic.host_receives(b"blocks")?;
-    // The front end goes, the eventfd stays open here. Its device is given up, the daemon lives and can be ended.
-    drop(nic);
-    vnicd.wait_for_line("the worker is given up", Duration::from_secs(20))?;
-    vnicd.wait_for_line("front end gone", Duration::from_secs(20))?;
-    let again = serves(&ns, &vnicd);
-    ensure!(again.is_err(), "a worker that hangs serves");
-    vnicd.wait_for_line("cannot start the worker of nic0/0", PATIENCE)?;
-    ensure!(vnicd.terminate()?.success());
-    Ok(())
-}
-
-/// The eventfd as a file descriptor; the crate gives no more than its number.
-fn as_fd(eventfd: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the fd is open as long as the eventfd.
-    unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
 }
 
 #[test]
