@@ -156,12 +156,20 @@ impl Opener {
         let tap = match uplink.ok_or_else(|| format!("device '{name}' has no uplink to open"))? {
             UplinkPlan::Tap(request) => {
                 // A device has one interface, though the kernel chooses its name.
-                let known = self.interfaces.get(name).filter(|known| is_named_by(known, &request.name));
+                let known = self.interfaces.get(name).filter(|known| {
+                    // Unless that has become another device's meanwhile.
+                    let of_others =
+                        self.interfaces.iter().any(|(other, interface)| other != name && interface == *known);
+                    is_named_by(known, &request.name) && !of_others
+                });
                 tap::open_tap(&TapRequest { name: known.unwrap_or(&request.name).clone(), ..request.clone() })?
             }
             UplinkPlan::TapFd(fds) => tap::adopt_tap(fds, |fd| passed.remove(&fd))?,
             UplinkPlan::Macvtap { name, queues } => macvtap::open_macvtap(name, *queues)?,
-            UplinkPlan::Xdp(request) => return Ok(xdp_reply(xdp::open_xdp_with(request, |fd| passed.remove(&fd))?)),
+            UplinkPlan::Xdp(request) => {
+                self.interfaces.remove(name);
+                return Ok(xdp_reply(xdp::open_xdp_with(request, |fd| passed.remove(&fd))?));
+            }
         };
         self.interfaces.insert(name.to_owned(), tap.name.clone());
         let OpenedTap { name, queues, multi_queue, existed, uso, guest_mac } = tap;
