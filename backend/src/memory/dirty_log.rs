@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::MemoryError;
 use super::mapping::Mapping;
-use super::table::check_file_size;
+use super::table::{check_file_size, check_not_fuse};
 
 /// Bytes of guest memory that a bit stands for (vhost-user, `VHOST_LOG_PAGE`).
 pub const PAGE_SIZE: u64 = 4096;
@@ -32,6 +32,7 @@ impl DirtyLog {
         let bad = MemoryError::BadLog { offset, len };
         let (Some(end), true) = (offset.checked_add(len), len > 0) else { return Err(bad) };
         check_file_size(&file, offset, end)?;
+        check_not_fuse(&file, offset)?;
         let Ok(size) = usize::try_from(len) else { return Err(bad) };
         let mapping =
             Mapping::of_file(file, offset, size).map_err(|source| MemoryError::MapLog { offset, len, source })?;

@@ -48,7 +48,8 @@ impl MemoryTable {
             return Err(MemoryError::Overlap { address, size });
         }
         check_file_size(&file, address, file_end)?;
-        check_file_system(&file, address, size)?;
+        check_not_fuse(&file, address)?;
+        check_huge_pages(&file, address, size)?;
 
         let len = usize::try_from(size).map_err(|_| MemoryError::BadRange { address, size })?;
         let mapping = Mapping::of_file(file, info.mmap_offset, len).map_err(|source| MemoryError::Map {
@@ -197,18 +198,29 @@ pub(super) fn check_file_size(file: &File, address: u64, needed: u64) -> Result<
     Ok(())
 }
 
-/// Refuses a region that could not be unmapped again (munmap(2), "Notes": hugetlb lengths are whole pages), and one whose pages
-/// come from a program when they are touched, which may let a worker wait for ever.
-fn check_file_system(file: &File, address: u64, size: u64) -> Result<(), MemoryError> {
+/// Refuses a file whose pages come from a program when they are touched, which may let a worker wait for ever.
+pub(super) fn check_not_fuse(file: &File, address: u64) -> Result<(), MemoryError> {
+    if !cfg!(miri) && file_system(file, address)?.f_type == libc::FUSE_SUPER_MAGIC {
+        return Err(MemoryError::Fuse { address });
+    }
+    Ok(())
+}
+
+fn file_system(file: &File, address: u64) -> Result<rustix::fs::StatFs, MemoryError> {
+    rustix::fs::fstatfs(file).map_err(|e| MemoryError::Stat { address, source: std::io::Error::from(e) })
+}
+
+/// Refuses a region that could not be unmapped again (munmap(2), "Notes": hugetlb lengths are whole pages).
+fn check_huge_pages(file: &File, address: u64, size: u64) -> Result<(), MemoryError> {
     if cfg!(miri) {
         return Ok(());
     }
-    let stat = rustix::fs::fstatfs(file).map_err(|e| MemoryError::Stat { address, source: std::io::Error::from(e) })?;
+    let stat = file_system(file, address)?;
     let page_size = u64::try_from(stat.f_bsize).unwrap_or(0);
     if stat.f_type == libc::HUGETLBFS_MAGIC && page_size > 0 && !size.is_multiple_of(page_size) {
         return Err(MemoryError::HugePage { address, size, page_size });
     }
-    if stat.f_type == libc::FUSE_SUPER_MAGIC { Err(MemoryError::Fuse { address }) } else { Ok(()) }
+    Ok(())
 }
 
 #[cfg(test)]
