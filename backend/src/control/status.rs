@@ -93,7 +93,7 @@ impl DeviceStatus {
             uplink: device.uplink().to_owned(),
             front_end_pid: front_end.as_ref().map(|f| f.pid),
             features: front_end.as_ref().and_then(|f| f.features).map(|f| FeatureNames(f).to_string()),
-            front_ends: serde_json::to_value(&**device.front_ends()).unwrap_or(Value::Null),
+            front_ends: serde_json::to_value(&*device.front_ends().counters).unwrap_or(Value::Null),
             pairs: device.lanes().iter().filter_map(pair).collect(),
             queue_pairs: device.rings() / 2,
         }

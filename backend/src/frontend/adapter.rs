@@ -26,7 +26,6 @@ use vhost::vhost_user::{BackendReqHandler, Error, Result, VhostUserBackendReqHan
 use super::patience::wait_for_message;
 use super::session::Session;
 use crate::nic::MIN_MTU;
-use crate::worker::DeviceName;
 
 pub(super) const HEADER_LEN: usize = 12;
 /// Largest message body that is read here (vhost-user has none above 4 KiB).
@@ -110,8 +109,10 @@ fn answer_here(stream: &UnixStream, session: &Mutex<Session>, answer: Answer) ->
     match result {
         // The front end was told; whether it goes on without is for it to say.
         Err(Error::InvalidOperation(what)) if wants_reply => {
-            refused(&lock(session), |device, left_out| {
-                tracing::warn!(%device, left_out, "request {} refused: {what}", message.request);
+            let nic = lock(session).nic.clone();
+            nic.front_ends().counters.refused_messages.add(1);
+            nic.front_ends().complaints.tell(|left_out| {
+                tracing::warn!(device = %nic.name(), left_out, "request {} refused: {what}", message.request);
             });
             Ok(())
         }
@@ -175,7 +176,7 @@ fn set_backend_channel(session: &mut Session, message: &mut Message) -> Result<O
 }
 
 fn unknown(session: &mut Session, message: &mut Message) -> Result<Option<u64>> {
-    session.nic.front_ends().complain(|left_out| {
+    session.nic.front_ends().complaints.tell(|left_out| {
         let (device, request) = (session.nic.name(), message.request);
         tracing::warn!(%device, left_out, "the front end sent request {request}, which this device never offered to take");
     });
@@ -237,13 +238,6 @@ fn reply(stream: &UnixStream, message: &Message, value: u64) -> Result<()> {
         Ok(_) => Err(Error::PartialMessage),
         Err(e) => Err(Error::SocketBroken(io::Error::from(e))),
     }
-}
-
-/// Counts a message that is refused, and has it told.
-fn refused(session: &Session, line: impl FnOnce(DeviceName, Option<u64>)) {
-    let front_ends = session.nic.front_ends();
-    front_ends.refused_messages.add(1);
-    front_ends.complain(|left_out| line(session.nic.name(), left_out));
 }
 
 fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {

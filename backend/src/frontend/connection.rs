@@ -24,13 +24,16 @@ const MISTAKE_PAUSE: Duration = Duration::from_millis(if cfg!(fuzzing) { 0 } els
 /// How long the rings of a front end may take to stop before it learns that its connection ends.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a thread may take to end after that: as long as a worker is waited for, and some more.
+const LAST_PATIENCE: Duration = Duration::from_secs(4);
+
 /// Serves the front end at the other end of `stream` until it goes; then its rings are stopped, its memory is let go
 /// and the connection is closed. Says whether it ran any. `spoke` is set when its first message has come.
 pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> bool {
     let (device, peer) = (nic.name(), peer(stream));
     let front_ends = nic.front_ends();
-    front_ends.served.add(1);
-    front_ends.tell(|left_out| tracing::info!(%device, pid = peer.pid, left_out, "front end connected"));
+    front_ends.counters.served.add(1);
+    front_ends.arrivals.tell(|left_out| tracing::info!(%device, pid = peer.pid, left_out, "front end connected"));
     let session = Arc::new(Mutex::new(Session::new(nic.clone(), peer)));
     let result = adapter::serve(stream, &session, spoke);
     let had_rings = {
@@ -40,12 +43,12 @@ pub(super) fn serve(stream: &UnixStream, nic: Arc<Nic>, spoke: &AtomicBool) -> b
         had_rings
     };
     match result.err().filter(is_fault) {
-        None => front_ends.tell(|left_out| tracing::info!(%device, left_out, "front end gone")),
+        None => front_ends.ends.tell(|left_out| tracing::info!(%device, left_out, "front end gone")),
         Some(e) => {
             // Its rings are stopped and its memory is let go; only the end of the connection waits.
             std::thread::sleep(MISTAKE_PAUSE);
-            front_ends.ended_for_fault.add(1);
-            front_ends.tell_end(|left_out| {
+            front_ends.counters.ended_for_fault.add(1);
+            front_ends.ends.tell(|left_out| {
                 tracing::error!(%device, left_out, "front end gone, its connection ended: {}", chain(&e));
             });
         }
@@ -74,13 +77,23 @@ pub(super) fn hang_up(stream: &UnixStream) {
 /// works on a guest's rings itself as soon as it has lost their device.
 pub(super) fn end(stream: &UnixStream, thread: JoinHandle<()>) {
     hang_up(stream);
-    let deadline = Instant::now() + END_PATIENCE;
+    if !ends_within(&thread, END_PATIENCE) {
+        // It may wait for a front end that does not read.
+        let _ = stream.shutdown(Shutdown::Both);
+        if !ends_within(&thread, LAST_PATIENCE) {
+            // Or for a file of the front end's that does not let itself be closed.
+            return tracing::error!("a front end's thread does not end");
+        }
+    }
+    join(thread);
+}
+
+fn ends_within(thread: &JoinHandle<()>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
     while !thread.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(100));
     }
-    // It may wait for a front end that does not read.
-    let _ = stream.shutdown(Shutdown::Both);
-    join(thread);
+    thread.is_finished()
 }
 
 /// Waits for the thread of a front end.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::fstatfs;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
@@ -16,10 +17,13 @@ use super::refusal::Refusal;
 use super::session::Session;
 use crate::memory::{DirtyLog, MemoryTable, RegionInfo};
 use crate::nic::{FeatureNames, read_config};
-use crate::worker::Message;
+use crate::worker::{Message, QueueId};
 
 /// Memory regions that a guest may have: what KVM itself allows, less what VMMs keep for other things.
 const MAX_MEM_SLOTS: u64 = 509;
+
+/// What holds eventfds and the like, instead of a file system (`ANON_INODE_FS_MAGIC` of linux/magic.h).
+const ANON_INODES: i64 = 0x0904_1934;
 
 /// What is offered of the protocol. QEMU acknowledges every bit that it sees, so only what works stands here.
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
@@ -40,6 +44,15 @@ fn region(info: &VhostUserMemoryRegion) -> RegionInfo {
         size: info.memory_size,
         user_address: info.user_addr,
         mmap_offset: info.mmap_offset,
+    }
+}
+
+/// A file descriptor that is to be an eventfd. One with a file system behind it could hold up whoever writes to it.
+fn eventfd(id: QueueId, which: &'static str, file: Option<File>) -> std::result::Result<Option<OwnedFd>, Refusal> {
+    match file {
+        Some(file) if fstatfs(&file).is_ok_and(|stat| stat.f_type == ANON_INODES) => Ok(Some(file.into())),
+        Some(_) => Err(Refusal::NotEventfd { id, which }),
+        None => Ok(None),
     }
 }
 
@@ -69,7 +82,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         }
         let before = self.features.replace(features).unwrap_or(0);
         if before != features {
-            tracing::info!(device = %self.nic.name(), "features: {}", FeatureNames(features));
+            self.tell(|device, left_out| tracing::info!(%device, left_out, "features: {}", FeatureNames(features)));
             self.note();
             let understood = self.understood();
             for (id, worker) in self.nic.workers() {
@@ -170,7 +183,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let (at, id, ring) = self.ring(index.into())?;
-        let kick = file.map(OwnedFd::from);
+        let kick = eventfd(id, "kick", file)?;
         if ring.started {
             self.ask_if_any(id, |answer| Message::Kick(kick, answer))?;
             return Ok(());
@@ -181,7 +194,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let (_, id, ring) = self.ring(index.into())?;
-        let call = file.map(OwnedFd::from);
+        let call = eventfd(id, "call", file)?;
         if ring.started {
             self.ask_if_any(id, |answer| Message::Call(call, answer))?;
         } else {
@@ -192,7 +205,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let (_, id, ring) = self.ring(index.into())?;
-        let err = file.map(OwnedFd::from);
+        let err = eventfd(id, "err", file)?;
         if ring.started {
             self.ask_if_any(id, |answer| Message::Err(err, answer))?;
         } else {
@@ -309,7 +322,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
         let log = DirtyLog::new(file, log.mmap_offset, log.mmap_size).map_err(Refusal::Memory)?;
-        tracing::info!(device = %self.nic.name(), "dirty log mapped");
+        self.tell(|device, left_out| tracing::info!(%device, left_out, "dirty log mapped"));
         Ok(self.set_log(log)?)
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Refusal {
     PackedRingSize { id: QueueId, size: u32, max: u16 },
     #[error("ring {id} is running: it must be stopped before its size is changed")]
     Running { id: QueueId },
+    #[error("the {which} fd of ring {id} is no eventfd")]
+    NotEventfd { id: QueueId, which: &'static str },
     #[error("ring {id} was started before its size and addresses were set")]
     NotSetUp { id: QueueId },
     #[error(

@@ -103,8 +103,9 @@ impl Server {
     pub fn offer(&mut self, stream: UnixStream) -> io::Result<Outcome> {
         self.reap()?;
         let Some(connection) = &self.connection else { return self.serve(stream).map(|()| Outcome::Served) };
-        let is_taken = connection.spoke.load(Ordering::Relaxed) && connection.is_there();
-        // Whoever came last before waits no more.
+        let is_taken = connection.spoke.load(Ordering::Relaxed) && is_there(&connection.stream)
+            || self.next.as_ref().is_some_and(|next| is_there(next) && has_spoken(next));
+        // Whoever came before and has said nothing waits no more.
         let turned_away = if is_taken {
             Some(stream)
         } else {
@@ -112,8 +113,8 @@ impl Server {
             self.next.replace(stream)
         };
         if let Some(stream) = turned_away {
-            self.nic.front_ends().turned_away.add(1);
-            self.nic.front_ends().complain(|left_out| {
+            self.nic.front_ends().counters.turned_away.add(1);
+            self.nic.front_ends().complaints.tell(|left_out| {
                 let (device, pid) = (self.nic.name(), peer(&stream).pid);
                 tracing::warn!(%device, pid, left_out, "another front end is connected: this one is turned away");
             });
@@ -153,11 +154,17 @@ impl Drop for Server {
     }
 }
 
-impl Connection {
-    /// Whether the front end has not hung up. One that was killed may have come back before its thread noticed.
-    fn is_there(&self) -> bool {
-        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
-        let hung_up = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0);
-        !hung_up
-    }
+/// Whether the front end has not hung up. One that was killed may have come back before its thread noticed.
+fn is_there(stream: &UnixStream) -> bool {
+    !is(stream, PollFlags::RDHUP)
+}
+
+/// Whether the front end of a connection that nobody has read from has said anything.
+fn has_spoken(stream: &UnixStream) -> bool {
+    is(stream, PollFlags::IN)
+}
+
+fn is(stream: &UnixStream, state: PollFlags) -> bool {
+    let mut fds = [PollFd::new(stream, state)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
 }

@@ -15,7 +15,7 @@ use super::rings::Ring;
 use crate::memory::{DirtyLog, MemoryTable};
 use crate::nic::{FrontEnd, Nic, understood};
 use crate::record::Peer;
-use crate::worker::{Features, Mailbox, MailboxError, Message, QueueId};
+use crate::worker::{DeviceName, Features, Mailbox, MailboxError, Message, QueueId};
 
 /// One front end's session with the device.
 #[derive(Debug)]
@@ -170,15 +170,20 @@ impl Session {
         Refusal::Worker(error)
     }
 
+    /// Has a line on what the front end does written, unless there are too many.
+    pub(super) fn tell(&self, line: impl FnOnce(DeviceName, Option<u64>)) {
+        self.nic.front_ends().news.tell(|left_out| line(self.nic.name(), left_out));
+    }
+
     /// Has the network learn that the guest with address `mac` is here now, if it is one that the guest may have.
     pub(super) fn announce(&self, mac: [u8; 6]) -> std::result::Result<(), Refusal> {
         let id = QueueId::of_ring(self.nic.name(), 1);
         let front_ends = self.nic.front_ends();
         match self.ask_if_any(id, |answer| Message::Announce(mac, answer))? {
             Some(Ok(())) => {
-                front_ends.tell(|left_out| tracing::info!(queue = %id, left_out, "announced the guest by RARP"))
+                front_ends.news.tell(|left_out| tracing::info!(queue = %id, left_out, "announced the guest by RARP"))
             }
-            Some(Err(e)) => front_ends.complain(|left_out| {
+            Some(Err(e)) => front_ends.complaints.tell(|left_out| {
                 tracing::warn!(queue = %id, left_out, "the guest is not announced by RARP: {e}");
             }),
             None => {}

@@ -51,7 +51,7 @@ impl Viewer {
             name: nic.name().as_str(),
             front_end_connected: nic.front_end().is_some(),
             link_up: nic.link_up(),
-            front_ends: nic.front_ends().clone(),
+            front_ends: nic.front_ends().counters.clone(),
             lanes: nic.lanes().iter().filter(|lane| lane.mailbox().is_some()).map(&mut lane).collect(),
         };
         nics.all().iter().map(device).collect()

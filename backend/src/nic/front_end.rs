@@ -35,29 +35,21 @@ pub struct FrontEndCounters {
     pub refused_messages: Counter,
     /// Connections that the daemon ended: for a message that makes no sense, or for time that passed.
     pub ended_for_fault: Counter,
-    #[serde(skip)]
-    news: Seldom,
-    #[serde(skip)]
-    complaints: Seldom,
-    #[serde(skip)]
-    ends: Seldom,
 }
 
-impl FrontEndCounters {
-    /// Has a line on what front ends do written, unless there are too many.
-    pub(crate) fn tell(&self, line: impl FnOnce(Option<u64>)) {
-        self.news.tell(line);
-    }
-
-    /// The same of what they do wrong.
-    pub(crate) fn complain(&self, line: impl FnOnce(Option<u64>)) {
-        self.complaints.tell(line);
-    }
-
-    /// The same of what they do so wrong that their connection ends.
-    pub(crate) fn tell_end(&self, line: impl FnOnce(Option<u64>)) {
-        self.ends.tell(line);
-    }
+/// What is counted and told of the front ends of a device.
+#[derive(Debug, Default)]
+pub struct FrontEnds {
+    /// The counts.
+    pub counters: Arc<FrontEndCounters>,
+    /// Lines on those that come.
+    pub(crate) arrivals: Seldom,
+    /// On those that go.
+    pub(crate) ends: Seldom,
+    /// On what they do.
+    pub(crate) news: Seldom,
+    /// On what they do wrong.
+    pub(crate) complaints: Seldom,
 }
 
 /// Sends `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`: request 2, version 1, no body.

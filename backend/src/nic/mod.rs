@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use config_space::read as read_config;
 pub use features::{FeatureNames, offered, understood};
-pub use front_end::{FrontEnd, FrontEndCounters};
+pub use front_end::{FrontEnd, FrontEndCounters, FrontEnds};
 pub use lane::{Lane, WorkerName};
 pub use modes::OrderError;
 pub use nics::Nics;
@@ -115,7 +115,7 @@ pub struct Nic {
     records: Records,
     opener: Client,
     front_end: Mutex<Option<FrontEnd>>,
-    front_ends: Arc<FrontEndCounters>,
+    front_ends: FrontEnds,
     listener: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -155,7 +155,7 @@ impl Nic {
             records: setup.records,
             opener: setup.opener,
             front_end: Mutex::new(None),
-            front_ends: Arc::default(),
+            front_ends: FrontEnds::default(),
             listener: OnceLock::new(),
         }
     }
@@ -183,7 +183,10 @@ impl Nic {
         if let Some(interface) = self.interface.as_ref().filter(|_| !self.is_hosts)
             && let Err(e) = self.opener.set_mtu(self.name.as_str(), mtu)
         {
-            tracing::warn!(device = %self.name, mtu, "the MTU of {interface} stays as it is: {e}; set it with ip link");
+            self.front_ends.complaints.tell(|left_out| {
+                let device = self.name;
+                tracing::warn!(%device, mtu, left_out, "the MTU of {interface} stays as it is: {e}; set it with ip link");
+            });
         }
     }
 
@@ -223,7 +226,7 @@ impl Nic {
 
     /// What became of all that were.
     #[must_use]
-    pub fn front_ends(&self) -> &Arc<FrontEndCounters> {
+    pub fn front_ends(&self) -> &FrontEnds {
         &self.front_ends
     }
 

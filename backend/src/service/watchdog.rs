@@ -2,7 +2,7 @@
 //!
 //! A thread that sleeps is well, and is left asleep. One that runs all the time, but comes to the end of no round, will
 //! never come to one: only another start helps, which is the service manager's to do. One that neither sleeps by itself
-//! nor runs is kept by the kernel, in memory or an eventfd that its front end gave it. That is the front end's doing; its
+//! nor runs is kept by the kernel, in memory that its front end gave it. That is the front end's doing; its
 //! device suffers, and another start would make all others suffer with it.
 
 use std::collections::HashMap;
@@ -95,7 +95,7 @@ impl Watchdog {
             Health::Stuck => {
                 tracing::error!(%worker, "runs, but its rounds do not go on: the service manager is told no more");
             }
-            Health::Blocked => tracing::warn!(%worker, "is held up by the memory or an eventfd of its front end"),
+            Health::Blocked => tracing::warn!(%worker, "is held up by the memory of its front end"),
             Health::Well => tracing::info!(%worker, "goes on"),
         }
         health

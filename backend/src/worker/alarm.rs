@@ -1,4 +1,4 @@
-//! Ends a worker's wait in a write to an eventfd that a front end passed.
+//! Writes to eventfds that a front end passed, without waiting for long.
 //!
 //! Whether such a write waits is not this process's alone to say: all who have an eventfd share its `O_NONBLOCK`, and a front end
 //! may have it run full. A signal ends the wait. So a thread that writes to eventfds has a timer (timer_create(2)) that sends
@@ -6,16 +6,13 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::mem::zeroed;
 use std::os::fd::AsFd;
+use std::ptr::null_mut;
 use std::sync::Once;
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction};
-use nix::sys::time::TimeSpec;
-use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
-use nix::time::ClockId;
 use rustix::io::Errno;
 
 use super::clock::now;
@@ -25,59 +22,93 @@ use crate::mode::Time;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Nobody else uses it.
-const SIGNAL: Signal = Signal::SIGALRM;
+const SIGNAL: libc::c_int = libc::SIGALRM;
 
-thread_local! {
-    static ALARM: RefCell<Option<Alarm>> = const { RefCell::new(None) };
+/// The alarm of a thread.
+struct Alarm {
+    timer: Cell<Option<libc::timer_t>>,
+    /// It comes soon enough for a while from then on.
+    renewed_at: Cell<Time>,
+    is_writing: Cell<bool>,
 }
 
-/// The timer of a thread.
-struct Alarm {
-    timer: Timer,
-    /// It is late enough until then.
-    renewed_at: Time,
+thread_local! {
+    // Nothing to be dropped: a signal handler may look at it at any time.
+    static ALARM: Alarm = const {
+        Alarm { timer: Cell::new(None), renewed_at: Cell::new(Time::from_nanos(0)), is_writing: Cell::new(false) }
+    };
 }
 
 /// Gives this thread an alarm.
 pub(super) fn install(name: &str) {
     static HANDLER: Once = Once::new();
-    HANDLER.call_once(|| {
-        // No SA_RESTART: the write is not to go on.
-        let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing, and nobody else has one for this signal.
-        if let Err(e) = unsafe { sigaction(SIGNAL, &action) } {
-            tracing::warn!("workers have no alarm: {e}");
-        }
-    });
-    let thread_id = rustix::thread::gettid().as_raw_nonzero().get();
-    let notify = SigevNotify::SigevThreadId { signal: SIGNAL, thread_id, si_value: 0 };
-    match Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)) {
-        Ok(timer) => ALARM.set(Some(Alarm { timer, renewed_at: Time::default() })),
-        Err(e) => tracing::warn!(worker = name, "it has no alarm: {e}"),
+    HANDLER.call_once(install_handler);
+    // SAFETY: all-zero is a valid sigevent, whose fields are numbers.
+    let mut event: libc::sigevent = unsafe { zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = SIGNAL;
+    event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+    let mut timer: libc::timer_t = null_mut();
+    // SAFETY: the event is read, and the timer written, during the call only.
+    let status = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+    if status == 0 {
+        ALARM.with(|alarm| alarm.timer.set(Some(timer)));
+    } else {
+        tracing::warn!(worker = name, "it has no alarm: {}", std::io::Error::last_os_error());
     }
 }
 
-extern "C" fn ignore(_signal: libc::c_int) {}
+/// Takes this thread's alarm away, at its end.
+pub(super) fn remove() {
+    if let Some(timer) = ALARM.with(|alarm| alarm.timer.take()) {
+        // SAFETY: the timer was made by `install` and is known to nobody any more.
+        unsafe { libc::timer_delete(timer) };
+    }
+}
+
+fn install_handler() {
+    // SAFETY: all-zero is a valid sigaction: no flags, so that a call that is interrupted is not begun again (SA_RESTART).
+    let mut action: libc::sigaction = unsafe { zeroed() };
+    action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the action is complete, and its handler makes only calls that are allowed in one.
+    if unsafe { libc::sigaction(SIGNAL, &raw const action, null_mut()) } != 0 {
+        tracing::warn!("workers have no alarm: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// Runs on the thread whose alarm it is. A write that has not begun yet, for its thread had no CPU, is ended by the next signal.
+extern "C" fn on_signal(_signal: libc::c_int) {
+    ALARM.with(|alarm| {
+        if alarm.is_writing.get() {
+            set(alarm.timer.get());
+        }
+    });
+}
+
+/// Has the signal come after twice the patience. Signal-safe (signal-safety(7)).
+fn set(timer: Option<libc::timer_t>) -> bool {
+    let Some(timer) = timer else { return false };
+    let nanos = 2 * PATIENCE.as_nanos() as libc::c_long;
+    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let due = libc::itimerspec { it_interval: none, it_value: libc::timespec { tv_sec: 0, tv_nsec: nanos } };
+    // SAFETY: the timer is this thread's own and there until `remove`; the time is read during the call only.
+    let status = unsafe { libc::timer_settime(timer, 0, &raw const due, null_mut()) };
+    status == 0
+}
 
 /// Writes to an eventfd; says whether that was done without waiting.
 pub(super) fn signal(eventfd: impl AsFd) -> bool {
-    renew();
-    // It fails when the counter is full (the other side has not looked yet) or the front end passed no eventfd.
-    rustix::io::write(eventfd, &1u64.to_ne_bytes()) != Err(Errno::INTR)
-}
-
-/// A write that begins now is ended if it waits.
-fn renew() {
-    ALARM.with_borrow_mut(|alarm| {
-        let Some(Alarm { timer, renewed_at }) = alarm else { return };
+    ALARM.with(|alarm| {
         let now = now();
-        if now.duration_since(*renewed_at) >= PATIENCE {
-            let due = Expiration::OneShot(TimeSpec::from_duration(2 * PATIENCE));
-            if timer.set(due, TimerSetTimeFlags::empty()).is_ok() {
-                *renewed_at = now;
-            }
+        if now.duration_since(alarm.renewed_at.get()) >= PATIENCE && set(alarm.timer.get()) {
+            alarm.renewed_at.set(now);
         }
-    });
+        alarm.is_writing.set(true);
+        // It fails when the counter is full (the other side has not looked yet) or the front end passed no eventfd.
+        let written = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        alarm.is_writing.set(false);
+        written != Err(Errno::INTR)
+    })
 }
 
 #[cfg(test)]
@@ -100,5 +131,6 @@ mod tests {
         }
         rustix::io::read(&full, &mut [0; 8]).unwrap();
         assert!(signal(&full));
+        remove();
     }
 }

@@ -3,6 +3,7 @@
 //! The rest of the daemon reaches it by [`Message`]s only, and reads its [`PairCounters`].
 
 mod alarm;
+mod broken;
 mod clock;
 mod counters;
 mod cycles;
@@ -95,6 +96,7 @@ impl WorkerHandle {
             alarm::install(&own_name);
             sandbox::confine_worker(&own_name);
             worker.run();
+            alarm::remove();
         })?;
         let thread_id = begins.recv().map_err(io::Error::other)?;
         Ok(Self { name, thread_id, mailbox, pulse, priority: AtomicU8::new(0), thread: Some(thread) })
@@ -141,8 +143,8 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// Waits a while until a thread that was told to end does. A front end can stop a worker (memory that is never paged in, an
-/// eventfd made to block), but not the daemon.
+/// Waits a while until a thread that was told to end does. A front end can stop a worker (memory that is never paged in), but
+/// not the daemon.
 fn wait_for_end(thread: JoinHandle<()>, name: &str, patience: Duration) {
     let deadline = Instant::now() + patience;
     while !thread.is_finished() {

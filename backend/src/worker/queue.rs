@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::alarm::signal;
+use super::broken::Broken;
 use super::moderation::{Held, Moderation};
 use super::wakeups::{Slot, Source, Wakeups};
 use super::{PairCounters, QueueId, RingFds, RingStart};
@@ -30,29 +31,19 @@ pub(super) struct Queue {
     enabled: bool,
     /// Whether it was enabled at any time since it was started.
     was_enabled: bool,
-    broken: Option<Broken>,
+    pub(super) broken: Option<Broken>,
     /// A front end held up the worker by it: it is served no more.
-    is_banned: bool,
+    pub(super) is_banned: bool,
     log: Option<RingLog>,
     record: Option<RingRecord>,
-    fds: RingFds,
+    pub(super) fds: RingFds,
     /// Calls that the driver has not had yet.
     held: Held,
     /// The place of its pair in the worker.
     pub(super) slot: Slot,
-    counters: Arc<PairCounters>,
-    /// Its driver may break it as often as it likes.
-    news: Seldom,
-}
-
-/// A ring that the driver broke, or whose memory went away.
-#[derive(Clone, Copy, Debug)]
-struct Broken {
-    /// Where it stood.
-    base: u32,
-    /// It goes on when its memory comes back: front ends that share region by region change one by removing and adding
-    /// it while rings run.
-    waits_for_memory: Option<RingSetup>,
+    pub(super) counters: Arc<PairCounters>,
+    /// What its front end and driver can do as often as they like.
+    pub(super) news: Seldom,
 }
 
 impl Queue {
@@ -109,14 +100,17 @@ impl Queue {
             record.set_told(base);
         }
         if let Some(stand) = resumed {
-            tracing::info!(queue = %self.id, "ring goes on where its record says: {stand:#x}, not {base:#x}");
+            self.news.tell(|left_out| {
+                tracing::info!(queue = %self.id, left_out, "ring goes on where its record says: {stand:#x}, not {base:#x}");
+            });
         }
         if resumed.is_none() && setup.packed && base as u16 == FIRST_PLACE && was_served(memory, &setup) {
-            tracing::warn!(
+            self.news.tell(|left_out| tracing::warn!(
                 queue = %self.id,
+                left_out,
                 "the front end says that this packed ring was never used, but it was, and where it stands is not known: \
                  if nothing moves, have the guest reset its driver; --state-dir keeps this from happening"
-            );
+            ));
         }
         let base = resumed.unwrap_or(base);
         (self.log, self.record) = (log, record);
@@ -154,7 +148,7 @@ impl Queue {
             // It is waited for still, if its worker has not slept since.
             kick.iter().for_each(|kick| wakeups.remove(kick));
             self.set_kick(kick, wakeups);
-            tracing::info!(queue = %self.id, "ring goes on in other memory");
+            self.news.tell(|left_out| tracing::info!(queue = %self.id, left_out, "ring goes on in other memory"));
         }
     }
 
@@ -218,7 +212,7 @@ impl Queue {
     }
 
     fn complain(&self, which: &str, what: &str, error: &io::Error) {
-        tracing::warn!(queue = %self.id, "the {which} fd {what}: {error}");
+        self.news.tell(|left_out| tracing::warn!(queue = %self.id, left_out, "the {which} fd {what}: {error}"));
     }
 
     /// Arms kicks or suppresses them. Arming says whether a chain slipped in that no kick will tell of.
@@ -280,39 +274,6 @@ impl Queue {
         if signal(call) {
             self.counters.calls.add(1);
         } else {
-            self.ban();
-        }
-    }
-
-    /// Does nothing more for a front end that held up the worker.
-    #[cold]
-    fn ban(&mut self) {
-        self.is_banned = true;
-        (self.fds.call, self.fds.err) = (None, None);
-        if let Some(ring) = self.ring.take() {
-            self.mark_broken(&RingError::EventfdBlocks, ring.base(), *ring.setup());
-        }
-    }
-
-    /// Stops a ring that its driver broke, and tells whoever can mend it.
-    pub(super) fn break_ring(&mut self, error: &RingError) {
-        if self.publish() {
-            self.call_for_published();
-        }
-        self.release_calls();
-        if let Some(ring) = self.ring.take() {
-            self.mark_broken(error, ring.base(), *ring.setup());
-        }
-    }
-
-    fn mark_broken(&mut self, error: &RingError, base: u32, setup: RingSetup) {
-        let waits_for_memory = matches!(error, RingError::Memory(_)).then_some(setup);
-        self.broken = Some(Broken { base, waits_for_memory });
-        self.counters.rings_broken.add(1);
-        self.news.tell(|left_out| {
-            tracing::error!(queue = %self.id, left_out, "ring stopped until the driver resets it: {error}");
-        });
-        if self.fds.err.as_ref().is_some_and(|err| !signal(err)) {
             self.ban();
         }
     }

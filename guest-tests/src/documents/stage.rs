@@ -145,7 +145,8 @@ impl Stage {
     fn newest_socket(&self) -> Result<PathBuf> {
         let (process, _) = self.daemons.last().context("no daemon runs")?;
         let line = process.wait_for_line("listening on", PATIENCE)?;
-        Ok(self.path(line.split("listening on ").last().unwrap_or_default().trim()))
+        let path = line.split("listening on ").last().and_then(|rest| rest.split_whitespace().next());
+        Ok(self.path(path.unwrap_or_default()))
     }
 
     /// A command inside, where `/run` is this host's own.

@@ -2,6 +2,7 @@
 
 use super::Pair;
 use crate::offload::rarp;
+use crate::ring::RingSetup;
 use crate::worker::clock::now;
 use crate::worker::queue::Queue;
 use crate::worker::shared::Link;
@@ -18,14 +19,17 @@ impl Pair {
                 self.queue(id).up(&memory, start, fds, wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(());
-                tracing::info!(queue = %id, size = setup.size, packed = setup.packed, event_idx = setup.event_idx, "ring started");
+                let RingSetup { size, packed, event_idx, .. } = setup;
+                self.queue(id).news.tell(|left_out| {
+                    tracing::info!(queue = %id, size, packed, event_idx, left_out, "ring started");
+                });
             }
             Message::RingDown(answer) => {
                 self.forget_begun(id);
                 let base = self.queue(id).down(wakeups);
                 self.attach_as_needed(wakeups);
                 let _ = answer.send(base);
-                tracing::info!(queue = %id, base, "ring stopped");
+                self.queue(id).news.tell(|left_out| tracing::info!(queue = %id, base, left_out, "ring stopped"));
             }
             Message::RingEnable(enabled, answer) => {
                 self.queue(id).set_enabled(enabled);
