@@ -27,22 +27,49 @@ use Call::{Any, OneOf, With, Without};
 const MAP_UPDATE_ELEM: u64 = 2;
 const MAP_DELETE_ELEM: u64 = 3;
 
-/// What every thread does: packets, eventfds, memory, time, its own end.
-const WORKER: &[Call] = &[
-    // Packets, kicks and calls.
+/// What every thread does, of the daemon and of the opener.
+const EVERYBODY: &[Call] = &[
+    // Messages, files, sockets that are open.
     Any(SYS_read),
     Any(SYS_write),
-    Any(SYS_readv),
-    Any(SYS_writev),
     Any(SYS_sendto),
     Any(SYS_sendmsg),
     Any(SYS_recvfrom),
     Any(SYS_recvmsg),
+    Any(SYS_getsockopt),
+    Any(SYS_ppoll),
+    Any(SYS_close),
+    // Memory that holds no instructions.
+    Without(SYS_mmap, 2, PROT_EXEC as u64),
+    Without(SYS_mprotect, 2, PROT_EXEC as u64),
+    Any(SYS_munmap),
+    Any(SYS_mremap),
+    Any(SYS_madvise),
+    Any(SYS_brk),
+    // Others, time, itself.
+    Any(SYS_futex),
+    Any(SYS_clock_gettime),
+    Any(SYS_clock_nanosleep),
+    Any(SYS_getrandom),
+    Any(SYS_getpid),
+    Any(SYS_gettid),
+    Any(SYS_rt_sigaction),
+    Any(SYS_rt_sigprocmask),
+    Any(SYS_rt_sigreturn),
+    Any(SYS_sigaltstack),
+    Any(SYS_restart_syscall),
+    Any(SYS_exit),
+    Any(SYS_exit_group),
+];
+
+/// What every thread of the daemon does beside that: packets, eventfds, clocks.
+const WORKER: &[Call] = &[
+    // Packets, kicks and calls.
+    Any(SYS_readv),
+    Any(SYS_writev),
     Any(SYS_epoll_ctl),
     Any(SYS_epoll_pwait),
     Any(SYS_epoll_pwait2),
-    Any(SYS_ppoll),
-    Any(SYS_close),
     // Whether an eventfd blocks.
     OneOf(SYS_ioctl, 1, &[FIONREAD, FIONBIO]),
     OneOf(SYS_bpf, 0, &[MAP_UPDATE_ELEM, MAP_DELETE_ELEM]),
@@ -53,34 +80,13 @@ const WORKER: &[Call] = &[
     // An alarm, set and at its end removed.
     Any(SYS_timer_settime),
     Any(SYS_timer_delete),
-    Any(SYS_getsockopt),
-    // Memory that holds no instructions.
-    Without(SYS_mmap, 2, PROT_EXEC as u64),
-    Without(SYS_mprotect, 2, PROT_EXEC as u64),
-    Any(SYS_munmap),
-    Any(SYS_mremap),
-    Any(SYS_madvise),
-    Any(SYS_brk),
     // Others, time, itself.
-    Any(SYS_futex),
     Any(SYS_membarrier),
-    Any(SYS_clock_gettime),
-    Any(SYS_clock_nanosleep),
     Any(SYS_nanosleep),
     Any(SYS_getrusage),
-    Any(SYS_getrandom),
     Any(SYS_sched_yield),
     Any(SYS_sched_getaffinity),
     OneOf(SYS_prctl, 0, &[PR_SET_NAME as u64, PR_SET_TIMERSLACK as u64]),
-    Any(SYS_getpid),
-    Any(SYS_gettid),
-    Any(SYS_rt_sigaction),
-    Any(SYS_rt_sigprocmask),
-    Any(SYS_rt_sigreturn),
-    Any(SYS_sigaltstack),
-    Any(SYS_restart_syscall),
-    Any(SYS_exit),
-    Any(SYS_exit_group),
 ];
 
 /// What only the threads of control and of front ends do beside that: connections, guest memory, threads.
@@ -129,16 +135,10 @@ const OLD: &[Call] = &[];
 
 /// What the opener does: opens interfaces, programs, sockets and files, and passes them on. It starts nothing.
 const OPENER: &[Call] = &[
-    Any(SYS_recvmsg),
-    Any(SYS_sendmsg),
-    Any(SYS_close),
-    Any(SYS_read),
-    Any(SYS_write),
     Any(SYS_pread64),
     Any(SYS_lseek),
     Any(SYS_fcntl),
     Any(SYS_ioctl),
-    Any(SYS_ppoll),
     // Files and their names.
     Any(SYS_openat),
     Any(SYS_statx),
@@ -165,38 +165,16 @@ const OPENER: &[Call] = &[
     Any(SYS_connect),
     Any(SYS_getsockname),
     Any(SYS_getpeername),
-    Any(SYS_getsockopt),
     Any(SYS_setsockopt),
-    Any(SYS_sendto),
-    Any(SYS_recvfrom),
     // Programs of packets, their maps and links.
     Any(SYS_bpf),
     // A worker's priority.
     Any(SYS_sched_setscheduler),
-    // Memory that holds no instructions, time, itself.
-    Without(SYS_mmap, 2, PROT_EXEC as u64),
-    Without(SYS_mprotect, 2, PROT_EXEC as u64),
-    Any(SYS_munmap),
-    Any(SYS_mremap),
-    Any(SYS_madvise),
-    Any(SYS_brk),
-    Any(SYS_futex),
-    Any(SYS_getrandom),
-    Any(SYS_clock_gettime),
-    Any(SYS_clock_nanosleep),
-    Any(SYS_getpid),
-    Any(SYS_gettid),
+    // Who it is.
     Any(SYS_getuid),
     Any(SYS_geteuid),
     Any(SYS_getgid),
     Any(SYS_getegid),
-    Any(SYS_rt_sigaction),
-    Any(SYS_rt_sigprocmask),
-    Any(SYS_rt_sigreturn),
-    Any(SYS_sigaltstack),
-    Any(SYS_restart_syscall),
-    Any(SYS_exit),
-    Any(SYS_exit_group),
 ];
 
 /// What the opener may open sockets of.
@@ -223,12 +201,12 @@ const OPENER_OLD: &[Call] = &[];
 
 /// What the opener calls.
 pub(super) fn of_opener() -> impl Iterator<Item = Call> {
-    OPENER.iter().chain(OPENER_OLD).copied()
+    EVERYBODY.iter().chain(OPENER).chain(OPENER_OLD).copied()
 }
 
 /// What a worker calls.
 pub(super) fn of_worker() -> impl Iterator<Item = Call> {
-    WORKER.iter().chain(OLD).copied()
+    EVERYBODY.iter().chain(WORKER).chain(OLD).copied()
 }
 
 /// What every other thread calls, and whatever the workers that it starts do.
